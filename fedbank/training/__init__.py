@@ -1,0 +1,1 @@
+"""Local training of one bank for one round, and evaluation."""
