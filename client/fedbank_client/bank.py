@@ -1,0 +1,128 @@
+"""A bank's side of a campaign: charge, train, keep the finished update, answer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fedbank.adapter.lora import AdaptedModel
+from fedbank.adapter.state import digest
+from fedbank.adapter.update import RoundRequest, Update
+from fedbank.data.encode import EncodedUnits
+from fedbank.durable import write_atomic
+from fedbank.errors import PrivacyError, RunError, UpdateError
+from fedbank.privacy.ledger import Charge, Ledger
+from fedbank.privacy.noise import RandomStream
+from fedbank.privacy.plan import PrivacyPlan, TrainingPlan
+from fedbank.training.local import LocalSettings, train_round
+
+
+@dataclass(frozen=True, slots=True)
+class Participation:
+    """What a bank has agreed to for one campaign."""
+
+    campaign: str
+    plan: TrainingPlan
+    settings: LocalSettings
+
+
+class Bank:
+    """One member bank with its data, its model and a folder of its own for ledger and finished updates.
+
+    ``stream_for_round`` supplies the randomness of a round. A deployed bank passes one that returns
+    ``RandomStream.secure()``; only code, never a configuration, can pass another.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        participation: Participation,
+        data: EncodedUnits,
+        model: AdaptedModel,
+        folder: Path,
+        *,
+        stream_for_round: Callable[[int], RandomStream],
+        device: torch.device,
+    ) -> None:
+        self.name = name
+        self._participation = participation
+        self._data = data
+        self._model = model
+        self._folder = folder
+        self._stream_for_round = stream_for_round
+        self._device = device
+        self._ledger = Ledger(folder / "ledger.jsonl")
+
+    def train(self, request: bytes) -> bytes:
+        """The bank's update to one round, as bytes.
+
+        An update that was finished before is sent again, the same bytes, without training or charging.
+        """
+        parsed = RoundRequest.from_bytes(request, self._model.spec)
+        self._check(parsed)
+        base_digest = digest(parsed.adapter)
+        kept = self._finished(parsed.round, base_digest)
+        if kept is not None:
+            return kept
+        update = self._train(parsed, base_digest).to_bytes()
+        self._keep(parsed.round, update)
+        return update
+
+    def _check(self, request: RoundRequest) -> None:
+        agreed = self._participation.campaign
+        if request.campaign != agreed:
+            raise UpdateError(f"Expected a request of campaign {agreed!r}, got one of {request.campaign!r}.")
+        rounds = self._participation.plan.sampling.num_steps // self._participation.settings.num_steps
+        if not 1 <= request.round <= rounds:
+            raise PrivacyError(
+                f"Expected a round from 1 to {rounds}, as {self.name} agreed, got round {request.round}. "
+                "Nothing was trained and nothing was sent."
+            )
+
+    def _train(self, request: RoundRequest, base_digest: str) -> Update:
+        plan, settings = self._participation.plan, self._participation.settings
+        stream = self._stream_for_round(request.round)
+        if isinstance(plan, PrivacyPlan):
+            self._charge(request.round, plan, settings.num_steps, stream.replay_id)
+        change = train_round(
+            self._model, self._data, plan, settings, request.adapter, stream=stream, device=self._device
+        )
+        if not any(np.any(tensor) for tensor in change.values()):
+            raise RunError(f"Expected training to move the adapter, got no change at all in round {request.round}.")
+        return Update(
+            request.campaign, request.round, self.name, base_digest, plan.digest(), settings.num_steps, change
+        )
+
+    def _charge(self, round_number: int, plan: PrivacyPlan, num_steps: int, replay_id: str | None) -> None:
+        event = plan.event(num_steps)
+        charge = Charge(
+            self._participation.campaign,
+            round_number,
+            plan.digest(),
+            event.sampling_prob,
+            event.noise_multiplier,
+            event.num_steps,
+            replay_id,
+        )
+        self._ledger.charge(charge)
+
+    def _path(self, round_number: int) -> Path:
+        return self._folder / "finished" / f"round-{round_number:05d}.safetensors"
+
+    def _finished(self, round_number: int, base_digest: str) -> bytes | None:
+        path = self._path(round_number)
+        if not path.exists():
+            return None
+        content = path.read_bytes()
+        kept = Update.from_bytes(content, self._model.spec)
+        agreed = (self._participation.campaign, self._participation.plan.digest(), base_digest)
+        return content if (kept.campaign, kept.plan_digest, kept.base_digest) == agreed else None
+
+    def _keep(self, round_number: int, update: bytes) -> None:
+        """Keep the newest update only: the one before was committed, or this round would not have been asked for."""
+        write_atomic(self._path(round_number), update)
+        for path in self._path(round_number).parent.glob("round-*.safetensors"):
+            if path != self._path(round_number):
+                path.unlink()

@@ -1,0 +1,114 @@
+"""PEFT LoRA on a loaded base model: attach, read, write, export."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from fedbank.adapter.state import AdapterSpec, LoraPair, Tensors, to_bytes
+from fedbank.durable import write_atomic
+from fedbank.errors import ModelError
+
+_ADAPTER = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class LoraSettings:
+    """What a user chooses: rank r, alpha (scale s = alpha / r), names of adapted modules, what is trained."""
+
+    rank: int
+    alpha: float
+    target_modules: tuple[str, ...]
+    trainable: str
+
+
+class AdaptedModel:
+    """A base model with one LoRA adapter whose tensors can be read and set as NumPy arrays.
+
+    ``parameters`` are the trainable ones, in the order of ``spec.trainable_shapes()``.
+    """
+
+    def __init__(self, model: Any, settings: LoraSettings) -> None:
+        """Attach; ``model`` must already be on its device and frozen."""
+        config = LoraConfig(
+            task_type="CAUSAL_LM",
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            target_modules=list(settings.target_modules),
+            lora_dropout=0.0,
+            bias="none",
+        )
+        try:
+            self.peft_model = get_peft_model(model, config)
+        except ValueError as error:
+            raise ModelError(
+                f"Expected adapter.target_modules to name layers of the base model, got {list(settings.target_modules)}. "
+                "Qwen layers have q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and down_proj."
+            ) from error
+        self.base = self.peft_model.get_base_model()
+        self._layers = {name: module for name, module in self.peft_model.named_modules() if isinstance(module, LoraLayer)}
+        pairs = tuple(LoraPair(name, layer.in_features, layer.out_features) for name, layer in self._layers.items())
+        self.spec = AdapterSpec(
+            settings.rank, settings.alpha, tuple(settings.target_modules), pairs, settings.trainable
+        )
+        self._parameters = self._by_name()
+        trainable = self.spec.trainable_shapes()
+        for name, parameter in self._parameters.items():
+            parameter.requires_grad_(name in trainable)
+        self.parameters = tuple(self._parameters[name] for name in trainable)
+
+    def trainable_linears(self) -> list[tuple[nn.ModuleDict, nn.Linear]]:
+        """The trainable LoRA layers with the container each sits in, in the order of ``parameters``."""
+        found = []
+        for layer in self._layers.values():
+            for container in (layer.lora_A, layer.lora_B):
+                if container[_ADAPTER].weight.requires_grad:
+                    found.append((container, container[_ADAPTER]))
+        return found
+
+    def read(self) -> dict[str, NDArray[np.float32]]:
+        """A copy of all adapter tensors."""
+        return {name: p.detach().float().cpu().numpy().copy() for name, p in self._parameters.items()}
+
+    @torch.no_grad()
+    def write(self, tensors: Tensors) -> None:
+        """Set adapter tensors; names and shapes must be those of the spec."""
+        shapes = self.spec.shapes()
+        for name, tensor in tensors.items():
+            if tensor.shape != shapes[name]:
+                raise ValueError(f"{name}: expected shape {shapes[name]}, got {tensor.shape}")
+            self._parameters[name].copy_(torch.from_numpy(np.ascontiguousarray(tensor)))
+
+    def _by_name(self) -> dict[str, nn.Parameter]:
+        parameters = {}
+        for pair, layer in zip(self.spec.pairs, self._layers.values(), strict=True):
+            parameters[pair.a_name] = layer.lora_A[_ADAPTER].weight
+            parameters[pair.b_name] = layer.lora_B[_ADAPTER].weight
+        return parameters
+
+
+def save_adapter(folder: Path, spec: AdapterSpec, tensors: Tensors, *, base_reference: str, card: str) -> None:
+    """Write a folder that ``peft.PeftModel.from_pretrained(base, folder)`` loads, with its model card."""
+    config: Mapping[str, Any] = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_reference,
+        "r": spec.rank,
+        "lora_alpha": spec.alpha,
+        "target_modules": list(spec.target_modules),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+    write_atomic(folder / "adapter_model.safetensors", to_bytes(tensors, {"kind": "adapter"}))
+    write_atomic(folder / "adapter_config.json", json.dumps(config, indent=2, sort_keys=True).encode())
+    write_atomic(folder / "README.md", card.encode())

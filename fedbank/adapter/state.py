@@ -1,0 +1,140 @@
+"""The adapter as named tensors, and its byte form. NumPy only: the coordinator needs no model and no torch."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from fedbank.errors import UpdateError
+
+Tensors = Mapping[str, NDArray[np.float32]]
+
+_MAX_HEADER_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class LoraPair:
+    """Names and sizes of one adapted layer: A (r, n_in) and B (n_out, r); the layer adds s·B(Ax)."""
+
+    name: str
+    num_in: int
+    num_out: int
+
+    @property
+    def a_name(self) -> str:
+        """The tensor name of A, as PEFT writes it."""
+        return f"{self.name}.lora_A.weight"
+
+    @property
+    def b_name(self) -> str:
+        """The tensor name of B, as PEFT writes it."""
+        return f"{self.name}.lora_B.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterSpec:
+    """Shape of a LoRA adapter (Hu et al. 2021, arXiv:2106.09685): s = alpha / rank for every pair.
+
+    ``trainable`` is ``"B"`` (A frozen) or ``"AB"``.
+    """
+
+    rank: int
+    alpha: float
+    target_modules: tuple[str, ...]
+    pairs: tuple[LoraPair, ...]
+    trainable: str
+
+    @property
+    def scale(self) -> float:
+        """s = alpha / rank."""
+        return self.alpha / self.rank
+
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """Shape of every tensor of the adapter, by name."""
+        shapes = {}
+        for pair in self.pairs:
+            shapes[pair.a_name] = (self.rank, pair.num_in)
+            shapes[pair.b_name] = (pair.num_out, self.rank)
+        return shapes
+
+    def trainable_shapes(self) -> dict[str, tuple[int, int]]:
+        """Shape of every tensor that banks train, by name, in the order of training."""
+        if self.trainable == "AB":
+            return self.shapes()
+        return {pair.b_name: (pair.num_out, self.rank) for pair in self.pairs}
+
+
+def initial_state(spec: AdapterSpec, *, seed: int) -> dict[str, NDArray[np.float32]]:
+    """A with orthonormal rows, B = 0: the adapted model equals the base model.
+
+    Rows of A are the Q factor of a Gaussian matrix, drawn from ``seed``, which is public.
+    """
+    rng = np.random.default_rng(seed)
+    state: dict[str, NDArray[np.float32]] = {}
+    for pair in spec.pairs:
+        q, _ = np.linalg.qr(rng.standard_normal((pair.num_in, spec.rank)))
+        state[pair.a_name] = np.ascontiguousarray(q.T, dtype=np.float32)
+        state[pair.b_name] = np.zeros((pair.num_out, spec.rank), np.float32)
+    return state
+
+
+def to_bytes(tensors: Tensors, metadata: Mapping[str, Any]) -> bytes:
+    """One safetensors file: fp32 tensors and ``metadata`` as canonical JSON in its header."""
+    header = {"fedbank": json.dumps(metadata, sort_keys=True, separators=(",", ":"))}
+    return save({name: np.ascontiguousarray(tensor, np.float32) for name, tensor in tensors.items()}, metadata=header)
+
+
+def from_bytes(content: bytes, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]]:
+    """Tensors and metadata of bytes from outside; ``UpdateError`` unless names, shapes and dtype are ``shapes``.
+
+    The header is checked before any tensor is built, so that the size of what is allocated is bounded by
+    what was agreed. All values must be finite.
+    """
+    header = _read_header(content)
+    metadata = header.pop("__metadata__", {})
+    found = {name: (entry.get("dtype"), tuple(entry.get("shape", ()))) for name, entry in header.items()}
+    expected = {name: ("F32", tuple(shape)) for name, shape in shapes.items()}
+    if found != expected:
+        wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+        raise UpdateError(
+            f"Expected {len(expected)} fp32 tensors of the agreed names and shapes, got {len(found)}; the first difference "
+            f"is {wrong[0]!r}: expected {expected.get(wrong[0])}, got {found.get(wrong[0])}. Nothing was used."
+        )
+    try:
+        tensors = load(content)
+        parsed = json.loads(metadata["fedbank"])
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UpdateError(f"Expected a well-formed adapter file, got: {error}. Nothing was used.") from error
+    for name, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise UpdateError(f"Expected finite values, got NaN or infinity in {name!r}. Nothing was used.")
+    return tensors, parsed
+
+
+def _read_header(content: bytes) -> dict[str, Any]:
+    length = int.from_bytes(content[:8], "little")
+    if len(content) < 8 or length > min(_MAX_HEADER_BYTES, len(content) - 8):
+        raise UpdateError(f"Expected a safetensors header of at most {_MAX_HEADER_BYTES} bytes, got {length}.")
+    try:
+        header = json.loads(content[8 : 8 + length])
+    except (ValueError, RecursionError) as error:
+        raise UpdateError("Expected a safetensors header in JSON, got something else. Nothing was used.") from error
+    if not isinstance(header, dict) or not all(isinstance(entry, dict) for entry in header.values()):
+        raise UpdateError("Expected a safetensors header that lists tensors, got something else. Nothing was used.")
+    return header
+
+
+def digest(tensors: Tensors) -> str:
+    """SHA-256 over names, shapes and values in name order, hexadecimal."""
+    sha = hashlib.sha256(b"fedbank-adapter/1")
+    for name in sorted(tensors):
+        tensor = np.ascontiguousarray(tensors[name], "<f4")
+        sha.update(f"{name}{tensor.shape}".encode())
+        sha.update(tensor.tobytes())
+    return sha.hexdigest()

@@ -1,0 +1,81 @@
+"""What travels between coordinator and bank: the request for a round, and the update that answers it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedbank.adapter.state import AdapterSpec, Tensors, from_bytes, to_bytes
+from fedbank.errors import UpdateError
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRequest:
+    """The coordinator's request: train on this global adapter for this round."""
+
+    campaign: str
+    round: int
+    adapter: Tensors
+
+    def to_bytes(self) -> bytes:
+        """The request as one safetensors file."""
+        return to_bytes(self.adapter, {"kind": "request", "campaign": self.campaign, "round": self.round})
+
+    @classmethod
+    def from_bytes(cls, content: bytes, spec: AdapterSpec) -> "RoundRequest":
+        """Parse and validate a request against the agreed adapter; ``UpdateError`` if it is anything else."""
+        tensors, metadata = from_bytes(content, spec.shapes())
+        _expect_fields(metadata, {"kind": "request"}, {"campaign": str, "round": int})
+        return cls(metadata["campaign"], metadata["round"], tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A bank's change to the trainable tensors in one round, already private, and its public metadata.
+
+    ``base_digest`` is the digest of the global adapter it starts from, ``num_steps`` the public number of
+    local steps, ``plan_digest`` that of the plan it was made under. Nothing else about the bank's data.
+    """
+
+    campaign: str
+    round: int
+    bank: str
+    base_digest: str
+    plan_digest: str
+    num_steps: int
+    tensors: Mapping[str, NDArray[np.float32]]
+
+    def to_bytes(self) -> bytes:
+        """The update as one safetensors file."""
+        return to_bytes(
+            self.tensors,
+            {
+                "kind": "update",
+                "campaign": self.campaign,
+                "round": self.round,
+                "bank": self.bank,
+                "base_digest": self.base_digest,
+                "plan_digest": self.plan_digest,
+                "num_steps": self.num_steps,
+            },
+        )
+
+    @classmethod
+    def from_bytes(cls, content: bytes, spec: AdapterSpec) -> "Update":
+        """Parse and validate an update against the agreed adapter; ``UpdateError`` if it is anything else."""
+        tensors, metadata = from_bytes(content, spec.trainable_shapes())
+        texts = {name: str for name in ("campaign", "bank", "base_digest", "plan_digest")}
+        _expect_fields(metadata, {"kind": "update"}, {**texts, "round": int, "num_steps": int})
+        del metadata["kind"]
+        return cls(tensors=tensors, **metadata)
+
+
+def _expect_fields(metadata: object, fixed: dict[str, str], types: dict[str, type]) -> None:
+    """Exactly these fields, of exactly these types: an extra field could carry private data."""
+    expected = fixed.keys() | types.keys()
+    if not isinstance(metadata, dict) or metadata.keys() != expected:
+        raise UpdateError(f"Expected the fields {sorted(expected)}, got {metadata!r:.200}. Nothing was used.")
+    for name, value in metadata.items():
+        if fixed.get(name, value) != value or type(value) is not types.get(name, str):
+            raise UpdateError(f"Expected {fixed.get(name, types.get(name))} as {name}, got {value!r:.80}. Nothing was used.")

@@ -1,0 +1,45 @@
+"""Clipping of per-unit gradients: whoever bounds the sensitivity reports it.
+
+U units, P trainable parameters. All arithmetic in fp32, the norm in fp64 accumulation per parameter block.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ClippedSum:
+    """The sum over units of clipped gradients, one tensor per parameter, with its L2 sensitivity.
+
+    Adding or removing one unit changes ``tensors`` (taken together) by at most ``sensitivity`` in L2.
+    """
+
+    tensors: tuple[Tensor, ...]
+    sensitivity: float
+
+    def plus(self, other: "ClippedSum") -> "ClippedSum":
+        """The sum over two disjoint sets of units: one unit is in one of them only, so the bounds do not add."""
+        tensors = tuple(mine + theirs for mine, theirs in zip(self.tensors, other.tensors, strict=True))
+        return ClippedSum(tensors, max(self.sensitivity, other.sensitivity))
+
+
+def clip_and_sum(grads_UP: Sequence[Tensor], clip_norm: float) -> ClippedSum:
+    """Scale every unit's gradient to norm at most ``clip_norm`` and add them up.
+
+    ``grads_UP``: one tensor (U, *shape) per parameter. The coefficient is min(1, C/‖g‖) (Abadi et al. 2016,
+    Alg. 1); a unit whose gradient is not finite gets coefficient 0, silently: an exception would itself
+    reveal that the unit is there.
+    """
+    flat = [grad.reshape(len(grad), -1).float() for grad in grads_UP]
+    norms_U = torch.stack([block.norm(dim=1) for block in flat]).norm(dim=0)
+    coefficients_U = (clip_norm / norms_U.clamp_min(torch.finfo(torch.float32).tiny)).clamp(max=1.0)
+    finite_U = torch.isfinite(norms_U)
+    coefficients_U = torch.where(finite_U, coefficients_U, torch.zeros_like(coefficients_U))
+    sums = []
+    for block, grad in zip(flat, grads_UP, strict=True):
+        safe = block if bool(finite_U.all()) else torch.where(finite_U[:, None], block, torch.zeros_like(block))
+        sums.append((coefficients_U @ safe).reshape(grad.shape[1:]))
+    return ClippedSum(tuple(sums), clip_norm)

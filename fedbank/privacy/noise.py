@@ -1,0 +1,67 @@
+"""Random variates from a cryptographic generator, and the Gaussian mechanism on a public grid.
+
+A ``RandomStream`` is a ChaCha20 key stream. ``RandomStream.secure()`` takes its key from the operating system
+and is what a bank uses; ``RandomStream.derived(...)`` takes it from a seed and is for simulations and tests,
+which build one in code: no configuration reaches this choice.
+"""
+
+import hashlib
+import secrets
+
+import numpy as np
+import torch
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
+from numpy.typing import NDArray
+from scipy.special import ndtri
+from torch import Tensor
+
+_NONCE = bytes(16)  # one key, one stream: every stream has a key of its own
+
+
+class RandomStream:
+    """Uniform and normal variates from one ChaCha20 key stream (RFC 8439, section 2.4).
+
+    ``replay_id`` is ``None`` for a secure stream. For a derived stream it names the key, so that a ledger can
+    tell that the same release was computed again (which reveals nothing new) from a second, fresh release.
+    """
+
+    def __init__(self, key: bytes, replay_id: str | None) -> None:
+        self._keystream = Cipher(ChaCha20(key, _NONCE), mode=None).encryptor()
+        self.replay_id = replay_id
+
+    @classmethod
+    def secure(cls) -> "RandomStream":
+        """A stream that nobody can predict or draw again."""
+        return cls(secrets.token_bytes(32), replay_id=None)
+
+    @classmethod
+    def derived(cls, *context: str | int) -> "RandomStream":
+        """The stream that belongs to ``context`` (a seed, a bank, a round): for simulations and tests only."""
+        key = hashlib.sha256("\x1f".join(["fedbank-stream/1", *map(str, context)]).encode()).digest()
+        return cls(key, replay_id=hashlib.sha256(key).hexdigest()[:32])
+
+    def uniform(self, count: int) -> NDArray[np.float64]:
+        """``count`` variates in (0, 1) with 53 random bits each."""
+        raw = np.frombuffer(self._keystream.update(bytes(8 * count)), dtype="<u8")
+        return ((raw >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+
+    def normal(self, count: int) -> NDArray[np.float64]:
+        """``count`` standard normal variates, by inversion of the distribution function."""
+        return np.asarray(ndtri(self.uniform(count)), dtype=np.float64)
+
+
+def add_gaussian(sums: tuple[Tensor, ...], std: float, grid: float, stream: RandomStream) -> tuple[Tensor, ...]:
+    """``sums`` plus N(0, std²) in every coordinate, rounded to multiples of ``grid``.
+
+    One draw for all tensors together, in their order. The rounding is public post-processing that hides the
+    floating-point pattern of the sum (Mironov 2012, doi:10.1145/2382196.2382264).
+    """
+    variates = torch.from_numpy(stream.normal(sum(tensor.numel() for tensor in sums)))
+    released, start = [], 0
+    for tensor in sums:
+        part = variates[start : start + tensor.numel()].reshape(tensor.shape)
+        start += tensor.numel()
+        noisy = tensor.double().cpu() + std * part
+        released.append((torch.round(noisy / grid) * grid).float().to(tensor.device))
+    return tuple(released)

@@ -1,0 +1,246 @@
+"""The one public object from which sampler, clipper, noise and the accountant's event are derived.
+
+A plan holds public values only; data are arguments of its methods. ``PrivacyPlan`` protects customers,
+``UnprotectedPlan`` trains on the same samples without any protection and says so wherever it is printed.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedbank.errors import PrivacyError
+from fedbank.privacy.accounting import PrivacyEvent, compute_epsilon
+from fedbank.privacy.clipping import ClippedSum, clip_and_sum
+from fedbank.privacy.noise import RandomStream, add_gaussian
+from fedbank.privacy.sampling import choose_records, poisson_sample
+
+_GRID_STEPS_PER_CLIP_NORM = 2**20
+_MAX_NOISE_MULTIPLIER = 1e4
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Who takes part in a step. Public.
+
+    ``sampling_prob`` is the chance of each unit to be in a step; ``expected_batch_size`` the public divisor of
+    the sum (never the actual number); a sampled unit contributes the mean over at most
+    ``records_per_customer`` of its records; ``num_steps`` steps in the whole campaign.
+    """
+
+    sampling_prob: float
+    expected_batch_size: float
+    records_per_customer: int
+    num_steps: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sampling_prob <= 1:
+            raise PrivacyError(f"Expected a sampling probability in (0, 1], got {self.sampling_prob}.")
+        if self.expected_batch_size <= 0 or self.records_per_customer < 1 or self.num_steps < 1:
+            raise PrivacyError(
+                "Expected a positive expected batch size, records per customer and number of steps, got "
+                f"{self.expected_batch_size}, {self.records_per_customer} and {self.num_steps}."
+            )
+
+    @classmethod
+    def for_population(cls, customers: int, batch: int, records_per_customer: int, num_steps: int) -> "Sampling":
+        """Sampling of about ``batch`` of ``customers``, from the *declared* size (see ``declared_size``)."""
+        declared = declared_size(customers)
+        return cls(min(1.0, batch / declared), float(min(batch, declared)), records_per_customer, num_steps)
+
+    def draw(
+        self, records_per_unit: NDArray[np.int64], stream: RandomStream
+    ) -> list[tuple[int, NDArray[np.int64]]]:
+        """One step's sample: the units that are in, each with the numbers of its chosen records.
+
+        ``records_per_unit`` (U,) is private, and so is what is returned.
+        """
+        units = poisson_sample(stream.uniform(len(records_per_unit)), self.sampling_prob)
+        return [
+            (int(unit), choose_records(stream.uniform(int(records_per_unit[unit])), self.records_per_customer))
+            for unit in units
+        ]
+
+
+def declared_size(customers: int) -> int:
+    """The public customer count of a bank: its true count rounded down to two significant digits.
+
+    Rounding down errs towards a larger sampling probability, hence more noise, never less.
+    """
+    if customers < 1:
+        raise PrivacyError("Expected at least one customer, got none. Give the bank data or leave it out.")
+    scale = 10 ** max(0, len(str(customers)) - 2)
+    return customers // scale * scale
+
+
+class TrainingPlan(Protocol):
+    """What local training needs to know of a plan, protected or not."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """Who takes part in a step."""
+
+    @property
+    def private(self) -> bool:
+        """Whether what comes out of ``release`` is differentially private."""
+
+    def clip(self, grads_UP: Sequence[Tensor]) -> ClippedSum:
+        """The sum over units of their bounded gradients; ``grads_UP`` has one (U, *shape) tensor per parameter."""
+
+    def release(self, total: ClippedSum, stream: RandomStream) -> tuple[Tensor, ...]:
+        """The mean gradient that one step may use, from the sum over all units of its sample."""
+
+    def digest(self) -> str:
+        """SHA-256 of the plan's public values, hexadecimal."""
+
+    def guarantee(self) -> str:
+        """The promise to a customer in one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrivacyPlan:
+    """(epsilon, delta)-differential privacy for every customer of one bank, against everybody outside it.
+
+    Neighbouring data sets differ by adding or removing one customer with all of their records. Every bank
+    adds the full noise (trust mode ``silo``), so the promise holds against the coordinator and the other
+    banks together.
+    """
+
+    sampling: Sampling
+    noise_multiplier: float
+    clip_norm: float
+    delta: float
+    unit: str = "customer"
+    neighbouring_relation: str = "add_or_remove_one"
+    trust_mode: str = "silo"
+
+    def __post_init__(self) -> None:
+        if not self.noise_multiplier > 0 or not math.isfinite(self.noise_multiplier):
+            raise PrivacyError(f"Expected a positive noise multiplier, got {self.noise_multiplier}.")
+        if not self.clip_norm > 0 or not math.isfinite(self.clip_norm):
+            raise PrivacyError(f"Expected a positive clip norm, got {self.clip_norm}. Set privacy.clip_norm=1.0.")
+        if not 0 < self.delta < 1:
+            raise PrivacyError(f"Expected delta in (0, 1), got {self.delta}. Leave privacy.delta empty to derive it.")
+        if self.unit != "customer" or self.neighbouring_relation != "add_or_remove_one" or self.trust_mode != "silo":
+            raise PrivacyError(
+                "Expected unit 'customer', relation 'add_or_remove_one' and trust mode 'silo', got "
+                f"{self.unit!r}, {self.neighbouring_relation!r} and {self.trust_mode!r}."
+            )
+
+    @classmethod
+    def calibrate(
+        cls, target_epsilon: float, delta: float | None, sampling: Sampling, clip_norm: float, customers: int
+    ) -> "PrivacyPlan":
+        """The plan with the least noise whose whole campaign costs at most ``target_epsilon``.
+
+        ``delta`` defaults to min(1e-5, N^-1.1) with N the declared number of ``customers``.
+        """
+        if not target_epsilon > 0 or not math.isfinite(target_epsilon):
+            raise PrivacyError(
+                f"Expected privacy.epsilon to be a positive number, got {target_epsilon}. "
+                "8 is a usual value, smaller protects more; privacy=off trains without any protection."
+            )
+        chosen_delta = min(1e-5, declared_size(customers) ** -1.1) if delta is None else delta
+        noise_multiplier = _calibrate(sampling.sampling_prob, sampling.num_steps, target_epsilon, chosen_delta)
+        return cls(sampling, noise_multiplier, clip_norm, chosen_delta)
+
+    @property
+    def private(self) -> bool:
+        """True: what ``release`` returns is differentially private."""
+        return True
+
+    def event(self, num_steps: int) -> PrivacyEvent:
+        """The accountant's event of ``num_steps`` executed steps."""
+        return PrivacyEvent(self.sampling.sampling_prob, self.noise_multiplier, num_steps)
+
+    def epsilon(self, num_steps: int | None = None) -> float:
+        """Epsilon at ``delta`` after ``num_steps`` steps (default: the whole campaign)."""
+        return compute_epsilon([self.event(self.sampling.num_steps if num_steps is None else num_steps)], self.delta)
+
+    def clip(self, grads_UP: Sequence[Tensor]) -> ClippedSum:
+        """Per-unit clipping to ``clip_norm``, summed; U may be 0: the sum is then zero."""
+        return clip_and_sum(grads_UP, self.clip_norm)
+
+    def release(self, total: ClippedSum, stream: RandomStream) -> tuple[Tensor, ...]:
+        """Add the noise once, round to the public grid, divide by the public expected batch size."""
+        std = self.noise_multiplier * total.sensitivity
+        noisy = add_gaussian(total.tensors, std, self.clip_norm / _GRID_STEPS_PER_CLIP_NORM, stream)
+        return tuple(tensor / self.sampling.expected_batch_size for tensor in noisy)
+
+    def digest(self) -> str:
+        """SHA-256 of the plan's public values, hexadecimal."""
+        return _digest("fedbank-plan/1", asdict(self))
+
+    def guarantee(self) -> str:
+        """The promise to a customer in one sentence."""
+        return (
+            f"Whether or not any one customer's records were used, all of them together, everything that leaves the bank "
+            f"during the {self.sampling.num_steps} training steps is distributed almost the same "
+            f"(epsilon = {self.epsilon():.2f}, delta = {self.delta:.1e}, add or remove one customer, "
+            "against the coordinator and all other banks)."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class UnprotectedPlan:
+    """Training without any privacy: same samples, no clipping, no noise."""
+
+    sampling: Sampling
+
+    @property
+    def private(self) -> bool:
+        """False: an update made under this plan can reveal the records it was made from."""
+        return False
+
+    def clip(self, grads_UP: Sequence[Tensor]) -> ClippedSum:
+        """The plain sum; nothing bounds what one unit contributes."""
+        return ClippedSum(tuple(grad.float().sum(dim=0) for grad in grads_UP), math.inf)
+
+    def release(self, total: ClippedSum, stream: RandomStream) -> tuple[Tensor, ...]:
+        """The sum divided by the expected batch size; ``stream`` is not used."""
+        return tuple(tensor / self.sampling.expected_batch_size for tensor in total.tensors)
+
+    def digest(self) -> str:
+        """SHA-256 of the plan's public values, hexadecimal."""
+        return _digest("fedbank-plan-unprotected/1", asdict(self))
+
+    def guarantee(self) -> str:
+        """Says that there is none."""
+        return "NONE: trained without differential privacy; the adapter can reveal individual customers' records."
+
+
+def _digest(label: str, values: dict[str, object]) -> str:
+    return hashlib.sha256((label + json.dumps(values, sort_keys=True)).encode()).hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _calibrate(sampling_prob: float, num_steps: int, target_epsilon: float, delta: float) -> float:
+    """The smallest noise multiplier, to 0.1 % and rounded up, with epsilon at most the target."""
+
+    def epsilon(noise_multiplier: float) -> float:
+        return compute_epsilon([PrivacyEvent(sampling_prob, noise_multiplier, num_steps)], delta)
+
+    high = 1.0
+    while epsilon(high) > target_epsilon:
+        high *= 2
+        if high > _MAX_NOISE_MULTIPLIER:
+            raise PrivacyError(
+                f"Expected a privacy.epsilon that noise can reach, got {target_epsilon} for {num_steps} steps at "
+                f"sampling probability {sampling_prob:.3g} and delta {delta:.1e}. "
+                "Raise privacy.epsilon, or lower training.rounds or training.local_steps."
+            )
+    low = high / 2 if high > 1.0 else 0.0
+    while high - low > 1e-3 * high:
+        middle = (low + high) / 2
+        # Below 0.2 the loss distribution needs gigabytes; such noise protects nobody and is not offered.
+        if middle < 0.2:
+            return 0.2 if epsilon(0.2) <= target_epsilon else math.ceil(high * 1e4) / 1e4
+        low, high = (low, middle) if epsilon(middle) <= target_epsilon else (middle, high)
+    return math.ceil(high * 1e4) / 1e4

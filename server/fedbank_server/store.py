@@ -1,0 +1,59 @@
+"""Where a campaign's committed rounds live, so that the same campaign continues after a crash."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from fedbank.adapter.state import AdapterSpec
+from fedbank.aggregation.rounds import GlobalState
+from fedbank.aggregation.server_step import StepState
+from fedbank.durable import write_atomic
+from fedbank.errors import RunError
+
+_PREFIXES = ("adapter", "first", "second")
+
+
+class CampaignStore:
+    """The newest committed ``GlobalState`` of one campaign, in one file that is replaced atomically."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def save(self, state: GlobalState) -> None:
+        """Commit ``state``: after a crash at any moment ``load`` returns it or the one before."""
+        tensors: dict[str, NDArray[np.float32]] = {}
+        for prefix, group in zip(_PREFIXES, (state.adapter, state.step.first, state.step.second), strict=True):
+            tensors |= {f"{prefix}/{name}": np.ascontiguousarray(tensor) for name, tensor in group.items()}
+        header = {"round": str(state.round), "digest": state.digest()}
+        write_atomic(self._path, save(tensors, metadata=header))
+
+    def load(self, spec: AdapterSpec) -> GlobalState | None:
+        """The newest committed state, or ``None`` before the first commit; ``RunError`` if the file is damaged."""
+        if not self._path.exists():
+            return None
+        content = self._path.read_bytes()
+        try:
+            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+            tensors = load(content)
+            groups = [
+                {name.removeprefix(f"{prefix}/"): t for name, t in tensors.items() if name.startswith(f"{prefix}/")}
+                for prefix in _PREFIXES
+            ]
+            state = GlobalState(int(header["round"]), groups[0], StepState(groups[1], groups[2]))
+            shapes = {name: tensor.shape for name, tensor in state.adapter.items()}
+            intact = state.digest() == header["digest"] and shapes == spec.shapes()
+        except (ValueError, KeyError, TypeError, OverflowError, SafetensorError) as error:
+            raise self._damaged() from error
+        if not intact:
+            raise self._damaged()
+        return state
+
+    def _damaged(self) -> RunError:
+        return RunError(
+            f"Expected the committed adapter of a campaign in {self._path}, got a damaged file or another adapter. "
+            "Restore it from a backup or start the run again in a new folder."
+        )
