@@ -54,7 +54,9 @@ class AdaptedModel:
                 "Qwen layers have q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and down_proj."
             ) from error
         self.base = self.peft_model.get_base_model()
-        self._layers = {name: module for name, module in self.peft_model.named_modules() if isinstance(module, LoraLayer)}
+        self._layers = {
+            name: module for name, module in self.peft_model.named_modules() if isinstance(module, LoraLayer)
+        }
         pairs = tuple(LoraPair(name, layer.in_features, layer.out_features) for name, layer in self._layers.items())
         self.spec = AdapterSpec(
             settings.rank, settings.alpha, tuple(settings.target_modules), pairs, settings.trainable

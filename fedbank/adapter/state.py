@@ -87,10 +87,13 @@ def initial_state(spec: AdapterSpec, *, seed: int) -> dict[str, NDArray[np.float
 def to_bytes(tensors: Tensors, metadata: Mapping[str, Any]) -> bytes:
     """One safetensors file: fp32 tensors and ``metadata`` as canonical JSON in its header."""
     header = {"fedbank": json.dumps(metadata, sort_keys=True, separators=(",", ":"))}
-    return save({name: np.ascontiguousarray(tensor, np.float32) for name, tensor in tensors.items()}, metadata=header)
+    plain = {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in tensors.items()}
+    return bytes(save(plain, metadata=header))
 
 
-def from_bytes(content: bytes, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]]:
+def from_bytes(
+    content: bytes, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]]:
     """Tensors and metadata of bytes from outside; ``UpdateError`` unless names, shapes and dtype are ``shapes``.
 
     The header is checked before any tensor is built, so that the size of what is allocated is bounded by

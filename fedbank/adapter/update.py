@@ -65,7 +65,7 @@ class Update:
     def from_bytes(cls, content: bytes, spec: AdapterSpec) -> "Update":
         """Parse and validate an update against the agreed adapter; ``UpdateError`` if it is anything else."""
         tensors, metadata = from_bytes(content, spec.trainable_shapes())
-        texts = {name: str for name in ("campaign", "bank", "base_digest", "plan_digest")}
+        texts = dict.fromkeys(("campaign", "bank", "base_digest", "plan_digest"), str)
         _expect_fields(metadata, {"kind": "update"}, {**texts, "round": int, "num_steps": int})
         del metadata["kind"]
         return cls(tensors=tensors, **metadata)
@@ -78,4 +78,6 @@ def _expect_fields(metadata: object, fixed: dict[str, str], types: dict[str, typ
         raise UpdateError(f"Expected the fields {sorted(expected)}, got {metadata!r:.200}. Nothing was used.")
     for name, value in metadata.items():
         if fixed.get(name, value) != value or type(value) is not types.get(name, str):
-            raise UpdateError(f"Expected {fixed.get(name, types.get(name))} as {name}, got {value!r:.80}. Nothing was used.")
+            raise UpdateError(
+                f"Expected {fixed.get(name, types.get(name))} as {name}, got {value!r:.80}. Nothing was used."
+            )

@@ -62,7 +62,9 @@ class Round:
         if update.bank not in self._terms.weights:
             raise UpdateError(f"Expected an update of a member, got one of {update.bank!r}. It was not used.")
         if update.bank in self._updates:
-            raise UpdateError(f"Expected one update of {update.bank} in round {self.number}, got a second. It was not used.")
+            raise UpdateError(
+                f"Expected one update of {update.bank} in round {self.number}, got a second. It was not used."
+            )
         if got != expected or update.plan_digest != self._terms.plans[update.bank]:
             raise UpdateError(
                 f"Expected an update of {update.bank} to campaign, round, base adapter and steps {expected} under its agreed "

@@ -31,7 +31,9 @@ def average(updates: Sequence[Tensors], weights: Sequence[float]) -> dict[str, N
     return mean
 
 
-def refactor(spec: AdapterSpec, state: Tensors) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float64]]]:
+def refactor(
+    spec: AdapterSpec, state: Tensors
+) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float64]]]:
     """FedSVD's re-factorisation: the same products BA with A's rows orthonormal and B's columns by importance.
 
     Returns the new state and, per B tensor, the (r, r) matrix R with B_new = B·R, which carries whatever

@@ -48,12 +48,12 @@ def apply_step(
     updated = dict(adapter)
     first, second = dict(state.first), dict(state.second)
     for name, delta in change.items():
-        direction = delta
+        direction: NDArray[np.float32] = delta
         if step.kind == "momentum":
             first[name] = direction = step.beta1 * first.get(name, np.zeros_like(delta)) + delta
         elif step.kind == "adam":
             first[name] = step.beta1 * first.get(name, np.zeros_like(delta)) + (1 - step.beta1) * delta
             second[name] = step.beta2 * second.get(name, np.zeros_like(delta)) + (1 - step.beta2) * delta**2
-            direction = first[name] / (np.sqrt(second[name]) + step.tau)
+            direction = (first[name] / (np.sqrt(second[name]) + step.tau)).astype(np.float32)
         updated[name] = (adapter[name] + step.learning_rate * direction).astype(np.float32)
     return updated, StepState(first, second)

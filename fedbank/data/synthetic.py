@@ -72,9 +72,7 @@ def _products(spec: SyntheticSpec, owner: np.ndarray, rng: np.random.Generator) 
     return chosen
 
 
-def _render(
-    owner: list[int], product: list[int], language: list[int], draws: list[list[int]]
-) -> Iterator[Inquiry]:
+def _render(owner: list[int], product: list[int], language: list[int], draws: list[list[int]]) -> Iterator[Inquiry]:
     tariff = consortium_tariff()
     of_product = [
         [(fact, value) for fact, value in zip(facts(), tariff, strict=True) if fact.product == name]

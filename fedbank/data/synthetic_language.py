@@ -47,16 +47,15 @@ class Phrases:
 @cache
 def facts() -> tuple[Fact, ...]:
     """Every fact of a tariff, in the order of the facts file."""
-    table = _read("synthetic_facts.toml")
     return tuple(
         Fact(
             product=entry["product"],
             unit=entry["unit"],
             subject={language: tuple(entry[language]["subject"]) for language in LANGUAGES},
             attribute={language: tuple(entry[language]["attribute"]) for language in LANGUAGES},
-            ladder=tuple(table["units"][entry["unit"]]["ladder"]),
+            ladder=tuple(entry["ladder"]),
         )
-        for entry in table["facts"]
+        for entry in _read("synthetic_facts.toml")["facts"]
     )
 
 

@@ -33,7 +33,7 @@ def clip_and_sum(grads_UP: Sequence[Tensor], clip_norm: float) -> ClippedSum:
     Alg. 1); a unit whose gradient is not finite gets coefficient 0, silently: an exception would itself
     reveal that the unit is there.
     """
-    flat = [grad.reshape(len(grad), -1).float() for grad in grads_UP]
+    flat = [grad.flatten(1).float() for grad in grads_UP]
     norms_U = torch.stack([block.norm(dim=1) for block in flat]).norm(dim=0)
     coefficients_U = (clip_norm / norms_U.clamp_min(torch.finfo(torch.float32).tiny)).clamp(max=1.0)
     finite_U = torch.isfinite(norms_U)

@@ -55,9 +55,7 @@ class Sampling:
         declared = declared_size(customers)
         return cls(min(1.0, batch / declared), float(min(batch, declared)), records_per_customer, num_steps)
 
-    def draw(
-        self, records_per_unit: NDArray[np.int64], stream: RandomStream
-    ) -> list[tuple[int, NDArray[np.int64]]]:
+    def draw(self, records_per_unit: NDArray[np.int64], stream: RandomStream) -> list[tuple[int, NDArray[np.int64]]]:
         """One step's sample: the units that are in, each with the numbers of its chosen records.
 
         ``records_per_unit`` (U,) is private, and so is what is returned.
@@ -76,7 +74,7 @@ def declared_size(customers: int) -> int:
     """
     if customers < 1:
         raise PrivacyError("Expected at least one customer, got none. Give the bank data or leave it out.")
-    scale = 10 ** max(0, len(str(customers)) - 2)
+    scale: int = 10 ** max(0, len(str(customers)) - 2)
     return customers // scale * scale
 
 

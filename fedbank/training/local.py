@@ -15,7 +15,6 @@ from torch import Tensor
 from fedbank.adapter.lora import AdaptedModel
 from fedbank.adapter.state import Tensors
 from fedbank.data.encode import EncodedUnits
-from fedbank.privacy.clipping import ClippedSum
 from fedbank.privacy.noise import RandomStream
 from fedbank.privacy.plan import TrainingPlan
 from fedbank.training.batches import collate
@@ -86,8 +85,7 @@ def _private_mean(
     device: torch.device,
 ) -> tuple[Tensor, ...]:
     """One step's release. An empty sample is a zero sum: noised and used like any other."""
-    total = plan.clip([torch.zeros(0, *parameter.shape) for parameter in model.parameters])
-    total = ClippedSum(tuple(tensor.to(device) for tensor in total.tensors), total.sensitivity)
+    total = plan.clip([parameter.new_zeros(0, *parameter.shape) for parameter in model.parameters])
     chosen = plan.sampling.draw(data.records_per_unit(), stream)
     for sampled in _micro_batches(data, chosen, micro_batch):
         batch = collate(data, sampled.records, sampled.weights, device)

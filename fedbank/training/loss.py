@@ -58,4 +58,4 @@ def _logits(model: Any, hidden: Tensor) -> Tensor:
 
 def _chunks(hidden: Tensor, target: Tensor, vocabulary: int) -> Any:
     size = max(1, _MAX_LOGITS // vocabulary)
-    return zip(hidden.split(size), target.split(size), strict=True)
+    return zip(torch.split(hidden, size), torch.split(target, size), strict=True)

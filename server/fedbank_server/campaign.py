@@ -135,7 +135,9 @@ def request_content(payload: bytes) -> RecordDict:
 def reply_payload(message: Message) -> bytes:
     """The bytes of a reply; ``RunError`` if the bank's app failed."""
     if message.has_error():
-        raise RunError(f"Expected a reply from node {message.metadata.src_node_id}, got an error: {message.error.reason}")
+        raise RunError(
+            f"Expected a reply from node {message.metadata.src_node_id}, got an error: {message.error.reason}"
+        )
     payload = message.content.config_records[_RECORD][_PAYLOAD]
     if not isinstance(payload, bytes):
         raise RunError(f"Expected bytes from node {message.metadata.src_node_id}, got {type(payload).__name__}.")

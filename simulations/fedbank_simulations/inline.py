@@ -92,7 +92,7 @@ class InlineGrid(Grid):
 
 def run_inline(server_app: ServerApp, client_app: ClientApp, num_nodes: int) -> None:
     """Run both apps to the end in this process and thread, on nodes numbered from 1."""
-    nodes = {number + 1: {PARTITION_ID: number} for number in range(num_nodes)}
+    nodes: dict[int, UserConfig] = {number + 1: {PARTITION_ID: number} for number in range(num_nodes)}
     grid = InlineGrid(client_app, nodes)
     server_app(grid, Context(_RUN_ID, _SERVER_NODE_ID, {}, RecordDict(), {}))
 

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from fedbank.data.units import Unit
 from fedbank.errors import ConfigError, DataError
 
-# ruff: noqa: N803, N806
 # Shape suffixes: B banks, K keys, N customers.
 _Ints = NDArray[np.int64]
 _Floats = NDArray[np.float64]
@@ -56,9 +55,7 @@ class PartitionSpec:
             raise ConfigError(f"Expected a partition min_customers of 1 or more, got {self.min_customers}.")
 
 
-def partition(
-    units: Sequence[Unit], spec: PartitionSpec, *, rng: np.random.Generator
-) -> dict[str, list[Unit]]:
+def partition(units: Sequence[Unit], spec: PartitionSpec, *, rng: np.random.Generator) -> dict[str, list[Unit]]:
     """Bank name → its customers, in the order of ``units``; banks are named ``bank-1`` to ``bank-N``.
 
     Names are padded with zeros to one length (``bank-01`` where N is 10), so they sort in order.

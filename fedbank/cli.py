@@ -1,0 +1,51 @@
+"""``fedbank <command>``: finds the command's module by name, so that help is there at once and torch is not."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from fedbank import __version__
+from fedbank.errors import FedBankError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "simulate": ("fedbank_simulations.cli:simulate_command", "several banks train one adapter on this machine"),
+    "report": ("fedbank_simulations.cli:report_command", "privacy-utility curves of finished simulations"),
+}
+"""Every command with where it lives (``module:function``) and what it does."""
+
+EXIT_OK, EXIT_USER_ERROR, EXIT_INTERRUPTED = 0, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that ``arguments`` (default: those of the process) name; returns the exit code.
+
+    2 for an error that a person can put right (one plain message on stderr), 130 after Ctrl-C.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(_usage())
+        return EXIT_OK
+    if words[0] == "--version":
+        sys.stdout.write(f"fedbank {__version__}\n")
+        return EXIT_OK
+    if words[0] not in COMMANDS:
+        sys.stderr.write(f"Expected a command ({', '.join(COMMANDS)}), got {words[0]!r}. See fedbank --help.\n")
+        return EXIT_USER_ERROR
+    try:
+        module, function = COMMANDS[words[0]][0].split(":")
+        return int(getattr(import_module(module), function)(words[1:]))
+    except FedBankError as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted.\n")
+        return EXIT_INTERRUPTED
+
+
+def _usage() -> str:
+    rows = "".join(f"  {name:<10} {purpose}\n" for name, (_, purpose) in COMMANDS.items())
+    return f"usage: fedbank COMMAND ...   (fedbank COMMAND --help tells more)\n\n{rows}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Which campaigns a simulation runs, and who takes part in each with which data and plan.
+
+``federated`` is the run itself. The others answer "compared with what?", on the same held-out customers:
+``local_only/BANK`` (each bank alone, its own plan), ``federated_nonprivate``, ``centralized`` (all customers at one
+imaginary bank that trains on as many of them per step as all banks together, under the same epsilon).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fedbank.adapter.lora import LoraSettings
+from fedbank.adapter.state import AdapterSpec
+from fedbank.aggregation.rounds import CampaignTerms
+from fedbank.aggregation.rules import RULES
+from fedbank.aggregation.server_step import ServerStep
+from fedbank.config import SimulateConfig
+from fedbank.data.encode import EncodedUnits
+from fedbank.privacy.plan import PrivacyPlan, Sampling, TrainingPlan, UnprotectedPlan, declared_size
+from fedbank.training.local import LocalSettings
+from fedbank_simulations.scenario import Scenario, pool
+
+FEDERATED, NONPRIVATE, CENTRALIZED, LOCAL = "federated", "federated_nonprivate", "centralized", "local_only"
+_POOLED = "all-customers"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Member:
+    """One bank in one campaign."""
+
+    data: EncodedUnits
+    plan: TrainingPlan
+
+
+def campaign_names(config: SimulateConfig, banks: Mapping[str, object]) -> list[str]:
+    """The campaigns of a run, the federated one first."""
+    names = [FEDERATED]
+    if config.comparisons.local_only:
+        names += [f"{LOCAL}/{bank}" for bank in banks]
+    if config.comparisons.federated_nonprivate and config.privacy.enabled:
+        names.append(NONPRIVATE)
+    if config.comparisons.centralized:
+        names.append(CENTRALIZED)
+    return names
+
+
+def members_of(campaign: str, config: SimulateConfig, scenario: Scenario) -> dict[str, Member]:
+    """Who takes part in ``campaign``, by bank name. Plans are calibrated here, from declared sizes only."""
+    batch = config.training.expected_batch
+    if campaign == CENTRALIZED:
+        pooled = pool([bank.train for bank in scenario.banks.values()])
+        return {_POOLED: Member(pooled, make_plan(config, pooled.num_units, batch * len(scenario.banks)))}
+    protected = config.privacy.enabled and campaign != NONPRIVATE
+    names = [campaign.removeprefix(f"{LOCAL}/")] if campaign.startswith(f"{LOCAL}/") else list(scenario.banks)
+    return {
+        name: Member(
+            scenario.banks[name].train, make_plan(config, scenario.banks[name].train.num_units, batch, protected)
+        )
+        for name in names
+    }
+
+
+def make_plan(config: SimulateConfig, customers: int, batch: int, protected: bool | None = None) -> TrainingPlan:
+    """The plan of a bank with ``customers`` for the whole campaign, calibrated from the target epsilon."""
+    num_steps = config.training.rounds * config.training.local_steps
+    sampling = Sampling.for_population(customers, batch, config.training.records_per_customer, num_steps)
+    privacy = config.privacy
+    if not (privacy.enabled if protected is None else protected):
+        return UnprotectedPlan(sampling)
+    if privacy.epsilon is None or privacy.clip_norm is None:
+        raise ValueError("privacy is on without epsilon or clip_norm; load_simulate refuses this")
+    return PrivacyPlan.calibrate(privacy.epsilon, privacy.delta, sampling, privacy.clip_norm, customers)
+
+
+def make_terms(
+    campaign: str, config: SimulateConfig, spec: AdapterSpec, members: Mapping[str, Member]
+) -> CampaignTerms:
+    """What the parties of ``campaign`` agreed on."""
+    rules = config.aggregation
+    declared = rules.weights == "declared"
+    return CampaignTerms(
+        campaign,
+        spec,
+        rules.rule,
+        ServerStep(rules.server_step, rules.learning_rate, rules.beta1, rules.beta2, rules.tau),
+        config.training.rounds,
+        config.training.local_steps,
+        {name: float(declared_size(member.data.num_units)) if declared else 1.0 for name, member in members.items()},
+        {name: member.plan.digest() for name, member in members.items()},
+    )
+
+
+def local_settings(config: SimulateConfig) -> LocalSettings:
+    """How every bank trains within a round."""
+    training = config.training
+    return LocalSettings(
+        training.local_steps, training.learning_rate, training.optimizer, training.momentum, training.micro_batch
+    )
+
+
+def lora_settings(config: SimulateConfig) -> LoraSettings:
+    """The adapter that the aggregation rule asks for."""
+    adapter = config.adapter
+    return LoraSettings(
+        adapter.rank, adapter.alpha, tuple(adapter.target_modules), trainable=RULES[config.aggregation.rule]
+    )

@@ -1,0 +1,168 @@
+"""``fedbank simulate`` and ``fedbank report``."""
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fedbank.config import config_dir, expand_sweep, load_simulate
+from fedbank.errors import ConfigError
+from fedbank_simulations.folder import choose_output
+
+_EXIT_INTERRUPTED = 130
+_LABELS = {
+    "base": "base model",
+    "local_only": "average bank alone",
+    "federated": "federated",
+    "federated_nonprivate": "federated, no privacy",
+    "centralized": "all customers in one place",
+}
+
+
+def simulate_command(arguments: Sequence[str]) -> int:
+    """Run, resume or sweep simulations; the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="fedbank simulate",
+        description="Several banks train one shared adapter on this machine, with the apps that a deployment runs.",
+        epilog=_settings_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("overrides", nargs="*", metavar="NAME=VALUE", help="settings, e.g. banks=8 privacy.epsilon=3")
+    parser.add_argument("-m", "--multirun", action="store_true", help="one run for every combination of a,b,c values")
+    parser.add_argument("--json", action="store_true", help="print results.json and nothing else; progress on stderr")
+    chosen = parser.parse_intermixed_args(list(arguments))
+    console = Console(stderr=chosen.json)
+    if chosen.multirun:
+        return _sweep(chosen.overrides, console, as_json=chosen.json)
+    results = _run(chosen.overrides, console)
+    if results is None:
+        return _EXIT_INTERRUPTED
+    if chosen.json:
+        sys.stdout.write(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    else:
+        _print_summary(results, console)
+    return 0
+
+
+def report_command(arguments: Sequence[str]) -> int:
+    """Write a sweep's report; the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="fedbank report", description="Privacy-utility curves over finished simulations, with seeds and intervals."
+    )
+    parser.add_argument(
+        "folders", nargs="+", type=Path, metavar="DIR", help="a run's folder, or one that holds several"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=None, metavar="FILE", help="default: DIR/sweep.html of the first DIR"
+    )
+    chosen = parser.parse_args(list(arguments))
+    from fedbank_simulations.report.sweep import write_sweep_report
+
+    written = write_sweep_report(chosen.folders, chosen.output or chosen.folders[0] / "sweep.html")
+    Console().print(f"Wrote {written}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _run(overrides: Sequence[str], console: Console) -> dict[str, Any] | None:
+    config = load_simulate(overrides)
+    others = [o for o in overrides if not o.startswith("resume=")]
+    if config.resume is not None and others:
+        raise ConfigError(
+            f"Expected nothing beside resume=DIR, got {' '.join(others)}. A run continues with the settings it began with."
+        )
+    from fedbank_simulations.run import simulate
+
+    with _stop_requests() as stop:
+        try:
+            results = simulate(config, console, stop=stop)
+        except KeyboardInterrupt:
+            results = None
+    if results is None:
+        folder = config.resume or config.output
+        console.print(
+            f"Interrupted; no committed round is lost. Continue with: fedbank simulate resume={folder}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return results
+
+
+def _sweep(overrides: Sequence[str], console: Console, *, as_json: bool) -> int:
+    """Run every combination under ``output=DIR`` (default: a dated folder), each in a folder of its own."""
+    fixed = [o for o in overrides if not o.startswith("output=")]
+    named = next((o.removeprefix("output=") for o in overrides if o.startswith("output=")), None)
+    runs = expand_sweep(fixed)
+    for run in runs:
+        load_simulate(run)
+    parent = choose_output(named)
+    varied = {o for run in runs for o in run if sum(o in other for other in runs) < len(runs)}
+    finished = []
+    for number, run in enumerate(runs):
+        name = f"{number:03d}_" + "_".join(o.replace("/", "-") for o in run if o in varied)
+        console.print(f"[{number + 1}/{len(runs)}] {name}", style="bold", highlight=False, markup=False)
+        results = _run([*run, f"output={parent / name}"], console)
+        if results is None:
+            return _EXIT_INTERRUPTED
+        finished.append({"run": str(parent / name), "results": results})
+    if as_json:
+        sys.stdout.write(json.dumps(finished, indent=2, ensure_ascii=False) + "\n")
+    console.print(
+        f"{len(runs)} runs in {parent}. Draw them with: fedbank report {parent}", highlight=False, soft_wrap=True
+    )
+    return 0
+
+
+@contextmanager
+def _stop_requests() -> Iterator[Callable[[], bool]]:
+    """While inside, SIGTERM and a Ctrl-C raise ``KeyboardInterrupt`` here and are visible to other threads."""
+    asked: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        raise KeyboardInterrupt
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _print_summary(results: dict[str, Any], console: Console) -> None:
+    table = Table("on held-out customers", title="Results", title_justify="left")
+    for heading in ("nll", "exact match", "records"):
+        table.add_column(heading, justify="right")
+    for name, label in _LABELS.items():
+        values = results["evaluation"].get(name)
+        if values is not None:
+            exact = f"{100 * values['exact_match']:.1f} %"
+            table.add_row(label, f"{values['nll']:.4f}", exact, str(values["n"]))
+    console.print(table)
+    for name, values in results["privacy"].items():
+        console.print(f"{name}: {values['guarantee']}", highlight=False, soft_wrap=True)
+    console.print(
+        f"{results['seconds']:.0f} s, {results['peak_rss_bytes'] / 2**30:.2f} GiB at most, "
+        f"{results['bytes_up'] / 2**20:.1f} MiB up, {results['bytes_down'] / 2**20:.1f} MiB down",
+        highlight=False,
+    )
+
+
+def _settings_help() -> str:
+    """The groups with their options and the primary configuration, as they lie in conf/."""
+    folder = config_dir()
+    groups = "\n".join(
+        f"  {group.name}=" + "|".join(sorted(path.stem for path in group.glob("*.yaml")))
+        for group in sorted(folder.iterdir())
+        if group.is_dir()
+    )
+    primary = (folder / "simulate.yaml").read_text("utf-8")
+    return f"choices:\n{groups}\n\nsettings (conf/simulate.yaml; each choice adds its own, e.g. training.rounds):\n\n{primary}"

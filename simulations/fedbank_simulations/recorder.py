@@ -1,0 +1,113 @@
+"""What a researcher records while campaigns run: one line a round, with scores that no deployment could see.
+
+The recorder sits outside the two apps. It scores every committed adapter on held-out customers of all banks,
+which in a deployment stay inside the banks.
+"""
+
+import json
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+from fedbank_server.campaign import CommittedRound
+
+from fedbank.adapter.state import Tensors
+from fedbank.data.encode import EncodedUnits
+from fedbank.durable import append_durable, read_lines
+from fedbank.privacy.plan import PrivacyPlan
+from fedbank.training.evaluate import Evaluation, evaluate
+from fedbank_simulations.campaigns import LOCAL
+from fedbank_simulations.resident import Resident
+
+
+class Progress(Protocol):
+    """Whoever shows progress to a person."""
+
+    def campaign_started(self, campaign: str, banks: int, rounds: int, done: int) -> None:
+        """``done`` of ``rounds`` were committed in an earlier session."""
+
+    def bank_done(self, campaign: str, round_number: int, bank: str) -> None:
+        """A bank's update is in."""
+
+    def round_done(self, campaign: str, line: dict[str, Any]) -> None:
+        """A round was committed and recorded."""
+
+
+class Recorder:
+    """Writes ``rounds.jsonl`` of one campaign and tells ``progress``."""
+
+    def __init__(self, home: Resident, campaign: str, folder: Path, progress: Progress) -> None:
+        self._home = home
+        self._campaign = campaign
+        self._path = folder / "rounds.jsonl"
+        self._progress = progress
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The rounds recorded so far, oldest first."""
+        return [json.loads(line) for line in read_lines(self._path)]
+
+    def update_admitted(self, round_number: int, bank: str) -> None:
+        """Pass on to the progress display."""
+        self._progress.bank_done(self._campaign, round_number, bank)
+
+    def round_committed(self, committed: CommittedRound) -> None:
+        """Score the new global adapter and append its line."""
+        state = committed.state
+        costs = {
+            "seconds": round(committed.seconds, 4),
+            "bytes_up": committed.bytes_up,
+            "bytes_down": committed.bytes_down,
+            "update_norm": committed.change_norm,
+        }
+        self.record(state.round, state.adapter, state.digest(), costs)
+
+    def record(self, round_number: int, adapter: Tensors, sha256: str, costs: dict[str, Any]) -> None:
+        """Append the line of one round; ``costs`` are zero for the base model and unknown after a crash."""
+        scores = score_banks(self._home, self._campaign, adapter, monitored=True)
+        line = {
+            "round": round_number,
+            "steps": round_number * self._home.config.training.local_steps,
+            **costs,
+            "adapter_sha256": sha256,
+            "evaluation": asdict(merge(list(scores.values()))),
+            "public_evaluation": asdict(score(self._home, adapter, self._home.scenario.public)),
+            "epsilon": self._epsilons(round_number),
+            "banks": {bank: asdict(value) for bank, value in scores.items()},
+        }
+        append_durable(self._path, json.dumps(line).encode())
+        self._progress.round_done(self._campaign, line)
+
+    def _epsilons(self, round_number: int) -> dict[str, float]:
+        steps = round_number * self._home.config.training.local_steps
+        members = self._home.members(self._campaign)
+        return {
+            name: round(_epsilon(member.plan, steps), 4)
+            for name, member in members.items()
+            if isinstance(member.plan, PrivacyPlan)
+        }
+
+
+@lru_cache(maxsize=4096)
+def _epsilon(plan: PrivacyPlan, steps: int) -> float:
+    return plan.epsilon(steps)
+
+
+def score_banks(home: Resident, campaign: str, adapter: Tensors, *, monitored: bool) -> dict[str, Evaluation]:
+    """Scores on every bank's own held-out customers: all banks', or the one bank's of a ``local_only`` campaign."""
+    banks = home.scenario.banks
+    names = [campaign.removeprefix(f"{LOCAL}/")] if campaign.startswith(f"{LOCAL}/") else list(banks)
+    return {name: score(home, adapter, banks[name].monitored if monitored else banks[name].held_out) for name in names}
+
+
+def score(home: Resident, adapter: Tensors, data: EncodedUnits) -> Evaluation:
+    """Scores of the base model with ``adapter`` on ``data``."""
+    home.model.write(adapter)
+    return evaluate(home.model, data, device=home.base.device)
+
+
+def merge(parts: list[Evaluation]) -> Evaluation:
+    """The scores over all records of ``parts`` together."""
+    total = sum(part.n for part in parts)
+    nll = sum(part.nll * part.n for part in parts) / total
+    return Evaluation(nll, sum(part.exact_match * part.n for part in parts) / total, total)

@@ -1,0 +1,92 @@
+"""What stays in a process between messages: the base model with its adapter, the scenario, the banks.
+
+A process (this one, or a Ray actor) builds it once from the settings, whatever number of banks it serves.
+"""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from fedbank_client.bank import Bank, Participation
+from flwr.app import Context
+
+from fedbank.adapter.lora import AdaptedModel
+from fedbank.config import SimulateConfig, parse_simulate
+from fedbank.model.loading import BaseModel, ModelSpec, load_base_model
+from fedbank.privacy.noise import RandomStream
+from fedbank_simulations.campaigns import Member, local_settings, lora_settings, members_of
+from fedbank_simulations.inline import PARTITION_ID
+from fedbank_simulations.scenario import Scenario, build_scenario
+
+
+@dataclass(slots=True)
+class Resident:
+    """Model, data and memberships of one simulated consortium, in one process."""
+
+    config: SimulateConfig
+    base: BaseModel
+    model: AdaptedModel
+    scenario: Scenario
+    _members: dict[str, dict[str, Member]] = field(default_factory=dict)
+
+    def members(self, campaign: str) -> dict[str, Member]:
+        """Who takes part in ``campaign``; calibrated once per process."""
+        if campaign not in self._members:
+            self._members[campaign] = members_of(campaign, self.config, self.scenario)
+        return self._members[campaign]
+
+
+@lru_cache(maxsize=1)
+def resident(settings: str) -> Resident:
+    """The process's one consortium for ``settings`` (YAML, see ``fedbank.config.to_yaml``)."""
+    config = parse_simulate(settings)
+    if config.simulation.threads is not None:
+        torch.set_num_threads(config.simulation.threads)
+    base = load_base_model(model_spec(config))
+    model = AdaptedModel(base.model, lora_settings(config))
+    return Resident(config, base, model, build_scenario(config, base.tokenizer))
+
+
+def model_spec(config: SimulateConfig) -> ModelSpec:
+    """Which base model the settings name."""
+    model = config.model
+    return ModelSpec(
+        model.name,
+        model.path,
+        model.identifier,
+        model.revision,
+        model.dtype,
+        model.quantisation,
+        model.gradient_checkpointing,
+        model.device,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSimulatedBank:
+    """Finds the bank that a Flower node stands for: the nodes' numbers follow the order of the bank names.
+
+    Small and picklable: Flower's Ray engine sends it along with every message. Noise comes from streams derived
+    from the simulation's seed, so that an interrupted run repeats itself exactly; a deployed bank has no such path.
+    """
+
+    settings: str
+    campaign: str
+    folder: str
+
+    def __call__(self, context: Context) -> Bank:
+        """The bank of the node that ``context`` belongs to."""
+        home = resident(self.settings)
+        members = home.members(self.campaign)
+        name = sorted(members)[int(context.node_config[PARTITION_ID])]
+        seed, campaign = home.config.seed, self.campaign
+        return Bank(
+            name,
+            Participation(campaign, members[name].plan, local_settings(home.config)),
+            members[name].data,
+            home.model,
+            Path(self.folder) / "banks" / name,
+            stream_for_round=lambda number: RandomStream.derived(seed, campaign, name, number),
+            device=home.base.device,
+        )
