@@ -4,12 +4,15 @@ Refuses what a bank must not load: pickled weights, remote code, another archite
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fedbank.errors import ModelError
@@ -40,12 +43,18 @@ class ModelSpec:
 
 @dataclass(slots=True)
 class BaseModel:
-    """A frozen base model on its device with its tokenizer; ``reference`` is what a model card calls it."""
+    """A frozen base model on its device; ``reference`` is what a model card calls it."""
 
     model: Any
-    tokenizer: Any
     reference: str
     device: torch.device
+
+
+def load_tokenizer(spec: ModelSpec) -> Any:
+    """The base model's own tokenizer."""
+    source, options = _locate(spec)
+    with _as_model_error(source):
+        return AutoTokenizer.from_pretrained(source, **options)
 
 
 def load_base_model(spec: ModelSpec) -> BaseModel:
@@ -58,14 +67,8 @@ def load_base_model(spec: ModelSpec) -> BaseModel:
     options |= {"dtype": _DTYPES[spec.dtype], "attn_implementation": "sdpa"}
     if spec.quantisation == "nf4":
         options |= _nf4(device)
-    try:
+    with _as_model_error(source):
         model = AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, **options)
-        tokenizer = AutoTokenizer.from_pretrained(source, **_tokenizer_options(options))
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(
-            f"Expected a loadable Qwen model at {source}, got: {_first_line(error)} "
-            "Check the folder against its origin, or that the hub can be reached."
-        ) from error
     if getattr(model.config, "model_type", None) not in _ARCHITECTURES:
         raise ModelError(_wrong_architecture(source, getattr(model.config, "model_type", "unknown")))
     model.requires_grad_(False)
@@ -74,7 +77,7 @@ def load_base_model(spec: ModelSpec) -> BaseModel:
     if spec.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.eval()
-    return BaseModel(model, tokenizer, _reference(spec), device)
+    return BaseModel(model, _reference(spec), device)
 
 
 def check_model_source(spec: ModelSpec) -> None:
@@ -98,8 +101,16 @@ def _locate(spec: ModelSpec) -> tuple[Path | str, dict[str, Any]]:
     return Path(str(files("fedbank") / "assets" / "tiny_qwen3")), {"local_files_only": True}
 
 
-def _tokenizer_options(options: dict[str, Any]) -> dict[str, Any]:
-    return {key: options[key] for key in ("local_files_only", "revision") if key in options}
+@contextmanager
+def _as_model_error(source: Path | str) -> Iterator[None]:
+    """Whatever a damaged folder or an unreachable hub raises, in our words."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            f"Expected a loadable Qwen model at {source}, got: {_first_line(error)} "
+            "Check the folder against its origin, or that the hub can be reached."
+        ) from error
 
 
 def _check_folder(folder: Path) -> None:

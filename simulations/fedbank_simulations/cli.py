@@ -76,7 +76,8 @@ def _run(overrides: Sequence[str], console: Console) -> dict[str, Any] | None:
     others = [o for o in overrides if not o.startswith("resume=")]
     if config.resume is not None and others:
         raise ConfigError(
-            f"Expected nothing beside resume=DIR, got {' '.join(others)}. A run continues with the settings it began with."
+            f"Expected nothing beside resume=DIR, got {' '.join(others)}. "
+            "A run continues with the settings it began with."
         )
     from fedbank_simulations.run import simulate
 
@@ -165,4 +166,5 @@ def _settings_help() -> str:
         if group.is_dir()
     )
     primary = (folder / "simulate.yaml").read_text("utf-8")
-    return f"choices:\n{groups}\n\nsettings (conf/simulate.yaml; each choice adds its own, e.g. training.rounds):\n\n{primary}"
+    about = "settings (conf/simulate.yaml; each choice adds its own, e.g. training.rounds):"
+    return f"choices:\n{groups}\n\n{about}\n\n{primary}"

@@ -6,6 +6,7 @@ A process (this one, or a Ray actor) builds it once from the settings, whatever 
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from fedbank_client.bank import Bank, Participation
@@ -13,7 +14,7 @@ from flwr.app import Context
 
 from fedbank.adapter.lora import AdaptedModel
 from fedbank.config import SimulateConfig, parse_simulate
-from fedbank.model.loading import BaseModel, ModelSpec, load_base_model
+from fedbank.model.loading import BaseModel, ModelSpec, load_base_model, load_tokenizer
 from fedbank.privacy.noise import RandomStream
 from fedbank_simulations.campaigns import Member, local_settings, lora_settings, members_of
 from fedbank_simulations.inline import PARTITION_ID
@@ -26,6 +27,7 @@ class Resident:
 
     config: SimulateConfig
     base: BaseModel
+    tokenizer: Any
     model: AdaptedModel
     scenario: Scenario
     _members: dict[str, dict[str, Member]] = field(default_factory=dict)
@@ -43,9 +45,10 @@ def resident(settings: str) -> Resident:
     config = parse_simulate(settings)
     if config.simulation.threads is not None:
         torch.set_num_threads(config.simulation.threads)
+    tokenizer = load_tokenizer(model_spec(config))
+    scenario = build_scenario(config, tokenizer)
     base = load_base_model(model_spec(config))
-    model = AdaptedModel(base.model, lora_settings(config))
-    return Resident(config, base, model, build_scenario(config, base.tokenizer))
+    return Resident(config, base, tokenizer, AdaptedModel(base.model, lora_settings(config)), scenario)
 
 
 def model_spec(config: SimulateConfig) -> ModelSpec:

@@ -94,7 +94,7 @@ def _per_bank(bank: str, scores: dict[str, dict[str, Evaluation]]) -> dict[str, 
 def _examples(home: Resident, base: Tensors, final: Tensors) -> list[dict[str, str]]:
     """A few held-out questions with the standard answer and what the model says before and after."""
     asked = [(name, inquiry) for name, bank in home.scenario.banks.items() for inquiry in bank.examples]
-    encoder = Encoder(home.base.tokenizer, home.config.model.max_length)
+    encoder = Encoder(home.tokenizer, home.config.model.max_length)
     answers = {}
     for moment, adapter in (("before", base), ("after", final)):
         home.model.write(adapter)
@@ -108,7 +108,7 @@ def _examples(home: Resident, base: Tensors, final: Tensors) -> list[dict[str, s
 @torch.no_grad()
 def _answer(home: Resident, prompt: list[int]) -> str:
     tokens = torch.tensor([prompt], device=home.base.device)
-    tokenizer = home.base.tokenizer
+    tokenizer = home.tokenizer
     written = home.model.peft_model.generate(
         input_ids=tokens,
         attention_mask=torch.ones_like(tokens),

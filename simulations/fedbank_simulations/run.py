@@ -46,6 +46,7 @@ def simulate(
     else:
         output = choose_output(config.output)
         config.output = str(output)
+        _make_paths_absolute(config)
         settings = to_yaml(config)
     check_model_source(model_spec(config))
     if not config.privacy.enabled:
@@ -90,6 +91,12 @@ def _announce(console: Console, home: Resident, output: Path) -> None:
 def _seconds_recorded(output: Path, names: list[str]) -> float:
     lines = [line for name in names for line in read_lines(campaign_folder(output, name) / "rounds.jsonl")]
     return float(sum(json.loads(line)["seconds"] for line in lines))
+
+
+def _make_paths_absolute(config: SimulateConfig) -> None:
+    """So that the run can be resumed from another working directory."""
+    for section in (config.data, config.model):
+        section.path = None if section.path is None else str(Path(section.path).absolute())
 
 
 def _quiet_libraries() -> None:
