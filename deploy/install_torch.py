@@ -1,8 +1,10 @@
-"""Installs the pinned PyTorch into the running environment: the CUDA build where there is an NVIDIA GPU, else the CPU build.
+"""Installs the pinned PyTorch: the CUDA build where there is an NVIDIA GPU, the CPU build elsewhere.
 
-On Linux the ordinary ``pip install torch`` brings several gigabytes of CUDA libraries. Without a GPU this script asks
-pip first what it would take, and where that is the CUDA build it lets uv choose, which knows PyTorch's own CPU packages.
-Standard library only: it runs before anything else is installed.   usage: python deploy/install_torch.py VERSION
+On Linux the ordinary ``pip install torch`` brings several gigabytes of CUDA libraries. Without a GPU this script
+asks pip first what it would take, and where that is the CUDA build it lets uv choose, which knows PyTorch's own
+CPU packages. Standard library only: it runs before anything else is installed.
+
+usage: python deploy/install_torch.py VERSION
 """
 
 import importlib.metadata

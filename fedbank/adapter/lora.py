@@ -50,7 +50,8 @@ class AdaptedModel:
             self.peft_model = get_peft_model(model, config)
         except ValueError as error:
             raise ModelError(
-                f"Expected adapter.target_modules to name layers of the base model, got {list(settings.target_modules)}. "
+                "Expected adapter.target_modules to name layers of the base model, got "
+                f"{list(settings.target_modules)}. "
                 "Qwen layers have q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and down_proj."
             ) from error
         self.base = self.peft_model.get_base_model()

@@ -106,8 +106,9 @@ def from_bytes(
     if found != expected:
         wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
         raise UpdateError(
-            f"Expected {len(expected)} fp32 tensors of the agreed names and shapes, got {len(found)}; the first difference "
-            f"is {wrong[0]!r}: expected {expected.get(wrong[0])}, got {found.get(wrong[0])}. Nothing was used."
+            f"Expected {len(expected)} fp32 tensors of the agreed names and shapes, got {len(found)}; "
+            f"the first difference is {wrong[0]!r}: expected {expected.get(wrong[0])}, got {found.get(wrong[0])}. "
+            "Nothing was used."
         )
     try:
         tensors = load(content)

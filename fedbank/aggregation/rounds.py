@@ -67,8 +67,8 @@ class Round:
             )
         if got != expected or update.plan_digest != self._terms.plans[update.bank]:
             raise UpdateError(
-                f"Expected an update of {update.bank} to campaign, round, base adapter and steps {expected} under its agreed "
-                f"plan, got {got}. It was not used."
+                f"Expected an update of {update.bank} to campaign, round, base adapter and steps {expected} "
+                f"under its agreed plan, got {got}. It was not used."
             )
         self._updates[update.bank] = update
 

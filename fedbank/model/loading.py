@@ -134,8 +134,8 @@ def _check_folder(folder: Path) -> None:
     pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
     if pickles:
         raise ModelError(
-            f"Expected safetensors weights in {folder}, got only pickled ones ({', '.join(pickles[:3])}), which can run "
-            "code when they are opened. Convert them with save_pretrained(DIR) on a machine you can spare."
+            f"Expected safetensors weights in {folder}, got pickled ones ({', '.join(pickles[:3])}), "
+            "which can run code when they are opened. Convert them with save_pretrained(DIR) on a machine you can spare."
         )
     raise ModelError(
         f"Expected weights (*.safetensors) in {folder}, got none. Copy the model's weight files into the folder."
@@ -144,8 +144,8 @@ def _check_folder(folder: Path) -> None:
 
 def _wrong_architecture(source: Path | str, found: object) -> str:
     return (
-        f"Expected a Qwen2, Qwen2.5 or Qwen3 model (model_type {' or '.join(_ARCHITECTURES)}) at {source}, got {found!r}. "
-        "Choose a Qwen base model."
+        f"Expected a Qwen2, Qwen2.5 or Qwen3 model (model_type {' or '.join(_ARCHITECTURES)}) at {source}, "
+        f"got {found!r}. Choose a Qwen base model."
     )
 
 

@@ -179,8 +179,8 @@ class PrivacyPlan:
     def guarantee(self) -> str:
         """The promise to a customer in one sentence."""
         return (
-            f"Whether or not any one customer's records were used, all of them together, everything that leaves the bank "
-            f"during the {self.sampling.num_steps} training steps is distributed almost the same "
+            "Whether or not any one customer's records were used, all of them together, everything that leaves "
+            f"the bank during the {self.sampling.num_steps} training steps is distributed almost the same "
             f"(epsilon = {self.epsilon():.2f}, delta = {self.delta:.1e}, add or remove one customer, "
             "against the coordinator and all other banks)."
         )

@@ -3,11 +3,13 @@
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
-from fedbank_simulations.report import write_run_report
-from fedbank_simulations.report.load import load_run
+from fedbank_simulations.report import plots, write_run_report
+from fedbank_simulations.report.load import Evaluation, load_run
 from run_folder import BANKS, FINAL, HOSTILE, edit_results, write_run
 
 from fedbank.errors import RunError
@@ -174,6 +176,25 @@ def test_a_run_without_rounds_or_evaluation_has_a_page(tmp_path):
 def test_a_diverged_run_has_a_page(tmp_path):
     folder = write_run(tmp_path / "run", final=(float("nan"), 0.0))
     assert "not comparable with the base model" in page(folder)
+
+
+def test_the_mean_alone_is_over_questions_and_the_range_over_what_banks_learn(run, monkeypatch):
+    """Two banks with questions of different difficulty that learn the same: a mean, and a range of width zero."""
+    drawn = {}
+    monkeypatch.setattr(
+        "fedbank_simulations.report.plots._draw_curve", lambda _, name, found, **__: drawn.update({name: found})
+    )
+    axes = SimpleNamespace(fill_between=lambda rounds, low, high, **_: drawn.update(rounds=rounds, low=low, high=high))
+    rounds = load_run(run).rounds[:2]
+
+    def bank(n, *losses):
+        scored = zip(rounds, losses, strict=True)
+        return [replace(one, evaluation=Evaluation(nll, 0.5, n)) for one, nll in scored]
+
+    plots._draw_alone(axes, [bank(10, 2.0, 1.0), bank(30, 1.0, 0.0)], "nll")
+    assert drawn["local_only"] == [(0, pytest.approx(1.25)), (1, pytest.approx(0.25))]
+    assert drawn["low"] == pytest.approx([1.25, 0.25])
+    assert drawn["high"] == pytest.approx([1.25, 0.25])
 
 
 def test_many_banks_are_drawn_as_a_range(run):

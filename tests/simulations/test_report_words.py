@@ -3,7 +3,17 @@
 import pytest
 from fedbank_simulations.report.estimates import wilson_interval
 from fedbank_simulations.report.load import load_run
-from fedbank_simulations.report.words import at_most, duration, is_private, percent, significant, size, verdict
+from fedbank_simulations.report.words import (
+    at_most,
+    duration,
+    is_private,
+    percent,
+    points,
+    signed,
+    significant,
+    size,
+    verdict,
+)
 from run_folder import FINAL, edit_results, write_run
 
 
@@ -74,6 +84,14 @@ def test_units():
     assert duration(59.95).replace("\u202f", " ") == "60.0 s"
     assert duration(3725).replace("\u202f", " ") == "1 h 2 min"
     assert {percent(None), significant(float("nan")), size(None), duration(float("inf")), at_most(None)} == {"—"}
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(-0.887, "−0.887"), (0.2, "+0.200"), (-0.0001, "+0.000"), (float("nan"), "—"), (None, "—")]
+)
+def test_differences_carry_their_sign(value, shown):
+    assert signed(value) == shown
+    assert points(0.302).replace("\u202f", " ") == "+30.2 pp"
 
 
 def test_wilson_interval():

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 
 from fedbank_simulations.report.canvas import CONDITIONS, as_percent, canvas, to_svg, whole_rounds
 from fedbank_simulations.report.load import Round, Run
+from fedbank_simulations.report.words import signed
 
 _METRICS = {"nll": "Loss (nats per answer token)", "exact_match": "Exact match"}
 _MAX_LINES = 8
@@ -112,26 +113,24 @@ def _draw_curve(axes: Axes, name: str, points: Points, suffix: str = "") -> None
 
 
 def _draw_alone(axes: Axes, alone: Sequence[Sequence[Round]], metric: str) -> None:
-    by_round: dict[int, list[tuple[float, int]]] = {}
-    for rounds in alone:
-        for one in rounds:
-            if one.evaluation and one.evaluation.n:
-                pair = _finite(getattr(one.evaluation, metric)), one.evaluation.n
-                by_round.setdefault(one.number, []).append(pair)
+    values = [dict(_points(rounds, metric)) for rounds in alone]
     # A round that some bank never reached would move the mean for another reason than learning.
-    complete = {number: values for number, values in sorted(by_round.items()) if len(values) == len(alone)}
-    if not complete:
+    common = sorted(set.intersection(*(set(one) for one in values))) if values else []
+    if not common:
         return
-    low = [min(value for value, _ in values) for values in complete.values()]
-    high = [max(value for value, _ in values) for values in complete.values()]
-    color = CONDITIONS["local_only"].color
-    axes.fill_between(list(complete), low, high, color=color, alpha=0.16, linewidth=0)
     # Over questions, as the other curves and the table: banks may be scored on different numbers of them.
-    means = [
-        (number, sum(value * n for value, n in values) / sum(n for _, n in values))
-        for number, values in complete.items()
-    ]
+    weights = [next(one.evaluation.n for one in rounds if one.evaluation and one.evaluation.n) for rounds in alone]
+    means = [(number, _weighted([one[number] for one in values], weights)) for number in common]
+    # Banks' own questions differ in difficulty: the range is over what each bank learns, from a common start.
+    starts = [one[common[0]] - means[0][1] for one in values]
+    shifted = [[one[number] - start for one, start in zip(values, starts, strict=True)] for number in common]
+    low, high = [min(banks) for banks in shifted], [max(banks) for banks in shifted]
+    axes.fill_between(common, low, high, color=CONDITIONS["local_only"].color, alpha=0.16, linewidth=0)
     _draw_curve(axes, "local_only", means, suffix=", mean and range")
+
+
+def _weighted(values: Sequence[float], weights: Sequence[int]) -> float:
+    return sum(value * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)
 
 
 def _spent(rounds: Sequence[Round]) -> dict[str, Points]:
@@ -187,13 +186,15 @@ def _bank_bars(bars: Mapping[str, Mapping[str, float]], title: str, percent: boo
     if not names:
         return ""
     thickness = 0.8 / len(names)
+    largest = max(abs(value) for values in bars.values() for value in values.values())
+    digits = None if percent else 2 if largest >= 0.1 else 4
     with canvas(height=1.3 + 0.23 * len(names) * len(bars)) as (figure, axes):
         for place, name in enumerate(names):
             rows = [row + (place - (len(names) - 1) / 2) * thickness for row in range(len(bars))]
             widths = [values.get(name, math.nan) for values in bars.values()]
             look = CONDITIONS[name]
             drawn = axes.barh(rows, widths, height=thickness * 0.9, color=look.color, label=look.label)
-            texts = [_bar_text(width, percent) for width in widths]
+            texts = [_bar_text(width, digits) for width in widths]
             axes.bar_label(drawn, labels=texts, padding=3, fontsize=9.5)
         axes.set_yticks(range(len(bars)), labels=list(bars))
         axes.invert_yaxis()
@@ -207,7 +208,7 @@ def _bank_bars(bars: Mapping[str, Mapping[str, float]], title: str, percent: boo
         return to_svg(figure, f"{title}, by bank")
 
 
-def _bar_text(width: float, percent: bool) -> str:
+def _bar_text(width: float, digits: int | None) -> str:
     if math.isnan(width):
         return ""
-    return f"{100 * width:.1f} %" if percent else f"{width:+.2f}"
+    return f"{100 * width:.1f} %" if digits is None else signed(width, digits)

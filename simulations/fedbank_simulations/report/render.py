@@ -33,6 +33,8 @@ def render(template: str, values: Mapping[str, object]) -> str:
         "literal": literal,
         "percent": words.percent,
         "significant": words.significant,
+        "points": words.points,
+        "signed": words.signed,
         "size": words.size,
         "whole": words.whole,
     }

@@ -23,6 +23,16 @@ def decimal(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}f}" if _known(value) else NOTHING
 
 
+def signed(value: float | None, digits: int = 3) -> str:
+    """``-0.887`` → ``−0.887``, ``0.2`` → ``+0.200``; what rounds to nothing has a plus."""
+    return f"{value:+z.{digits}f}".replace("-", "−") if _known(value) else NOTHING
+
+
+def points(share: float | None) -> str:
+    """A difference of shares in percentage points: ``0.302`` → ``+30.2 pp``."""
+    return f"{signed(100 * share, 1)}{_NBSP}pp" if _known(share) else NOTHING
+
+
 def significant(value: float | None) -> str:
     """At most four significant digits: ``1e-6``, ``0.0125``, ``8``."""
     return re.sub(r"e([+-])0+", r"e\1", f"{value:.4g}") if _known(value) else NOTHING

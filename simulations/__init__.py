@@ -1,0 +1,1 @@
+"""Studies and benchmarks on top of the simulator; not installed with the package."""

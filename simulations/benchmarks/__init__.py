@@ -1,0 +1,1 @@
+"""Benchmarks: ``python -m simulations.benchmarks.NAME [--json]``, one JSON object per line."""

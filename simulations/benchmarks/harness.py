@@ -1,0 +1,99 @@
+"""What all benchmarks share: the machine's description, a bare campaign without scoring, one line of output."""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import Context
+
+from fedbank.config import load_simulate, to_yaml
+from fedbank_client.app import make_client_app
+from fedbank_client.bank import Bank
+from fedbank_server.app import make_server_app
+from fedbank_server.campaign import Campaign, CommittedRound
+from fedbank_server.store import CampaignStore
+from fedbank_simulations.campaigns import FEDERATED, make_terms
+from fedbank_simulations.federation import first_state
+from fedbank_simulations.inline import run_inline
+from fedbank_simulations.resident import OpenSimulatedBank, Resident, resident
+
+REPORTS = Path(__file__).parent / "reports"
+
+
+class Clock:
+    """An observer that only notes when rounds are committed."""
+
+    def __init__(self) -> None:
+        self.committed: list[float] = []
+
+    def update_admitted(self, round_number: int, bank: str) -> None:
+        """Nothing."""
+
+    def round_committed(self, committed: CommittedRound) -> None:
+        """Note the time."""
+        self.committed.append(time.perf_counter())
+
+    def seconds_per_round(self) -> float:
+        """From the first commit to the last: starting up and the first, cold round do not count."""
+        return (self.committed[-1] - self.committed[0]) / (len(self.committed) - 1)
+
+
+def settings_for(overrides: Sequence[str]) -> str:
+    """The settings of a simulation as YAML."""
+    return to_yaml(load_simulate(overrides))
+
+
+def timed_campaign(
+    settings: str,
+    open_bank: Callable[[str, str], Callable[[Context], Bank]] = lambda settings, folder: OpenSimulatedBank(
+        settings, FEDERATED, folder
+    ),
+    engine: Callable[..., None] = run_inline,
+) -> float:
+    """Seconds per round of the federated campaign, without scoring, on ``engine``."""
+    home = resident(settings)
+    members = home.members(FEDERATED)
+    terms = make_terms(FEDERATED, home.config, home.model.spec, members)
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        campaign = Campaign(terms, CampaignStore(Path(folder) / "state.safetensors"), first_state(home), clock)
+        engine(make_server_app(campaign), make_client_app(open_bank(settings, folder)), len(members))
+    return clock.seconds_per_round()
+
+
+def home_of(settings: str) -> Resident:
+    """The consortium of ``settings`` in this process."""
+    return resident(settings)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on."""
+    return {
+        "cpus": os.cpu_count(),
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("fedbank", "flwr", "torch", "transformers", "ray")},
+    }
+
+
+def publish(name: str, lines: Sequence[dict[str, Any]]) -> None:
+    """Write the report and print the lines: JSON with ``--json``, else the figures in words."""
+    parser = argparse.ArgumentParser(prog=f"python -m simulations.benchmarks.{name}")
+    parser.add_argument("--json", action="store_true", help="one JSON object per line and nothing else")
+    as_json = parser.parse_args().json
+    complete = [{"benchmark": name, **line, "machine": machine()} for line in lines]
+    REPORTS.mkdir(exist_ok=True)
+    (REPORTS / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in complete), "utf-8")
+    for line in complete:
+        text = json.dumps(line) if as_json else "  ".join(f"{k}={v}" for k, v in line.items() if k != "machine")
+        sys.stdout.write(text + "\n")
