@@ -51,6 +51,9 @@ def test_private_only_if_every_bank_has_an_epsilon(tmp_path, build, private):
         ((2.5, 0.1), "is worse than the base model and worse than the average bank alone."),
         ((1.5, 0.9), "and mixed against the average bank alone (more exact answers, higher loss)."),
         ((0.5, 0.4), "and mixed against the average bank alone (fewer exact answers, lower loss)."),
+        ((1.245, 0.47), "and level with the average bank alone."),
+        ((1.22, 0.47), "and better than the average bank alone."),
+        ((1.245, 0.51), "and better than the average bank alone."),
         (FINAL["local_only"], "and level with the average bank alone."),
     ],
 )

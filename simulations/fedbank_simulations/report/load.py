@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedbank.errors import RunError
 from fedbank_simulations.report.document import Node, read_json, read_json_lines, read_yaml
+
+from fedbank.errors import RunError
 
 _LOCAL_ONLY = "local_only"
 

@@ -9,9 +9,8 @@ import json
 import re
 from collections.abc import Mapping
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from fedbank_simulations.report import words
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 _CHINESE = re.compile("[\u3400-\u9fff\uf900-\ufaff]")
 

@@ -1,7 +1,7 @@
 """How a page says things: numbers with their units, and the headline in words.
 
 A claim is made only where the figures carry it: "private" needs an epsilon for every bank, "better" needs
-both measures, and a figure that is missing or not finite is an em dash.
+more than chance, and a figure that is missing or not finite is an em dash.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import re
 from decimal import ROUND_CEILING, Decimal
 from typing import TypeGuard
 
+from fedbank_simulations.report.estimates import wilson_interval
 from fedbank_simulations.report.load import Evaluation, Run
 
 NOTHING = "—"
 _NBSP = "\u202f"
+_NOTABLE_LOSS = 0.01
 _OPPONENTS = {"base": "the base model", "local_only": "the average bank alone"}
 
 
@@ -131,11 +133,13 @@ def promise(run: Run) -> str:
 
 
 def _compare(ours: Evaluation, theirs: Evaluation, name: str) -> str:
-    # At the precision that the page shows, so that words and figures cannot disagree.
-    exact = round(ours.exact_match - theirs.exact_match, 3)
-    loss = round(theirs.nll - ours.nll, 3)
+    exact, loss = ours.exact_match - theirs.exact_match, theirs.nll - ours.nll
     if not (math.isfinite(exact) and math.isfinite(loss)):
         return f"not comparable with {name}"
+    # A difference that another draw of questions could undo is none.
+    low, high = wilson_interval(theirs.exact_match, theirs.n)
+    exact = 0.0 if low <= ours.exact_match <= high else exact
+    loss = 0.0 if abs(loss) < _NOTABLE_LOSS * abs(theirs.nll) else loss
     if exact == loss == 0:
         return f"level with {name}"
     if exact >= 0 and loss >= 0:
