@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from flwr.app import Context
+
+from fedbank.config import load_simulate, to_yaml
 from fedbank_client.app import make_client_app
 from fedbank_client.bank import Bank
 from fedbank_server.app import make_server_app
@@ -22,9 +25,6 @@ from fedbank_simulations.campaigns import FEDERATED, make_terms
 from fedbank_simulations.federation import first_state
 from fedbank_simulations.inline import run_inline
 from fedbank_simulations.resident import OpenSimulatedBank, Resident, resident
-from flwr.app import Context
-
-from fedbank.config import load_simulate, to_yaml
 
 REPORTS = Path(__file__).parent / "reports"
 

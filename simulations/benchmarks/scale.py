@@ -12,8 +12,8 @@ import subprocess
 import sys
 
 import torch
-from fedbank_simulations.resident import resident
 
+from fedbank_simulations.resident import resident
 from simulations.benchmarks.harness import publish, settings_for, timed_campaign
 
 SIZES = (4, 16, 64, 256)

@@ -11,18 +11,18 @@ import time
 from pathlib import Path
 
 import torch
-from fedbank_client.bank import Bank, Participation
-from fedbank_simulations.campaigns import FEDERATED, local_settings, lora_settings
-from fedbank_simulations.federation import first_state
-from fedbank_simulations.inline import PARTITION_ID
-from fedbank_simulations.ray_engine import run_ray
-from fedbank_simulations.resident import model_spec, resident
 from flwr.app import Context
 
 from fedbank.adapter.lora import AdaptedModel
 from fedbank.model.loading import load_base_model
 from fedbank.privacy.noise import RandomStream
 from fedbank.training.local import train_round
+from fedbank_client.bank import Bank, Participation
+from fedbank_simulations.campaigns import FEDERATED, local_settings, lora_settings
+from fedbank_simulations.federation import first_state
+from fedbank_simulations.inline import PARTITION_ID
+from fedbank_simulations.ray_engine import run_ray
+from fedbank_simulations.resident import model_spec, resident
 from simulations.benchmarks.harness import publish, settings_for, timed_campaign
 
 BANKS, ROUNDS, REPEATS = 8, 6, 3

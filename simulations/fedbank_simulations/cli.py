@@ -15,7 +15,7 @@ from rich.table import Table
 
 from fedbank.config import config_dir, expand_sweep, load_simulate
 from fedbank.errors import ConfigError
-from fedbank_simulations.folder import choose_output
+from fedbank_simulations.folder import CONFIG, choose_output
 
 _EXIT_INTERRUPTED = 130
 _LABELS = {
@@ -87,7 +87,10 @@ def _run(overrides: Sequence[str], console: Console) -> dict[str, Any] | None:
         except KeyboardInterrupt:
             results = None
     if results is None:
-        folder = config.resume or config.output
+        folder = Path(config.resume or config.output or "")
+        if not (folder / CONFIG).is_file():
+            console.print("Interrupted before anything was written.")
+            return None
         console.print(
             f"Interrupted; no committed round is lost. Continue with: fedbank simulate resume={folder}",
             highlight=False,
@@ -148,13 +151,28 @@ def _print_summary(results: dict[str, Any], console: Console) -> None:
             exact = f"{100 * values['exact_match']:.1f} %"
             table.add_row(label, f"{values['nll']:.4f}", exact, str(values["n"]))
     console.print(table)
-    for name, values in results["privacy"].items():
-        console.print(f"{name}: {values['guarantee']}", highlight=False, soft_wrap=True)
+    console.print(_privacy_table(results))
+    promises = {values["guarantee"] for values in results["privacy"].values()}
+    if len(promises) == 1:
+        console.print(promises.pop(), highlight=False)
     console.print(
         f"{results['seconds']:.0f} s, {results['peak_rss_bytes'] / 2**30:.2f} GiB at most, "
         f"{results['bytes_up'] / 2**20:.1f} MiB up, {results['bytes_down'] / 2**20:.1f} MiB down",
         highlight=False,
     )
+
+
+def _privacy_table(results: dict[str, Any]) -> Table:
+    table = Table("privacy of every customer of", title="Privacy", title_justify="left")
+    for heading in ("epsilon", "delta", "noise multiplier", "sampling probability", "steps"):
+        table.add_column(heading, justify="right")
+    for name, values in results["privacy"].items():
+        spent = (
+            ("none", "none") if values["epsilon"] is None else (f"{values['epsilon']:.2f}", f"{values['delta']:.1e}")
+        )
+        noise = f"{values['noise_multiplier']:.2f}"
+        table.add_row(name, *spent, noise, f"{values['sampling_prob']:.3f}", str(values["steps"]))
+    return table
 
 
 def _settings_help() -> str:

@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from fedbank.adapter.state import initial_state
+from fedbank.aggregation.rounds import GlobalState
+from fedbank.errors import RunError
 from fedbank_client.app import make_client_app
 from fedbank_server.app import make_server_app
 from fedbank_server.campaign import Campaign
 from fedbank_server.store import CampaignStore
-
-from fedbank.adapter.state import initial_state
-from fedbank.aggregation.rounds import GlobalState
-from fedbank.errors import RunError
 from fedbank_simulations.campaigns import FEDERATED, make_terms
 from fedbank_simulations.inline import run_inline
 from fedbank_simulations.recorder import Progress, Recorder

@@ -10,13 +10,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from fedbank_server.campaign import CommittedRound
-
 from fedbank.adapter.state import Tensors
 from fedbank.data.encode import EncodedUnits
 from fedbank.durable import append_durable, read_lines
 from fedbank.privacy.plan import PrivacyPlan
 from fedbank.training.evaluate import Evaluation, evaluate
+from fedbank_server.campaign import CommittedRound
 from fedbank_simulations.campaigns import LOCAL
 from fedbank_simulations.resident import Resident
 

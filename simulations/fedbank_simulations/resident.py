@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fedbank_client.bank import Bank, Participation
 from flwr.app import Context
 
 from fedbank.adapter.lora import AdaptedModel
 from fedbank.config import SimulateConfig, parse_simulate
 from fedbank.model.loading import BaseModel, ModelSpec, load_base_model, load_tokenizer
 from fedbank.privacy.noise import RandomStream
+from fedbank_client.bank import Bank, Participation
 from fedbank_simulations.campaigns import Member, local_settings, lora_settings, members_of
 from fedbank_simulations.inline import PARTITION_ID
 from fedbank_simulations.scenario import Scenario, build_scenario

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,7 @@ def _quiet_libraries() -> None:
     os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
     for name in ("flwr", "transformers", "absl", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fedbank_simulations.partition import PartitionSpec, partition
 
 from fedbank.data.units import Unit
 from fedbank.errors import ConfigError, DataError
+from fedbank_simulations.partition import PartitionSpec, partition
 
 KEY_SIZES = {"loans": 400, "cards": 250, "accounts": 150, "fraud": 100, "fees": 60, "travel": 40}
 SPECS = [

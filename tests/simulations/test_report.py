@@ -8,11 +8,11 @@ from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import pytest
-from fedbank_simulations.report import plots, write_run_report
-from fedbank_simulations.report.load import Evaluation, load_run
 from run_folder import BANKS, FINAL, HOSTILE, edit_results, write_run
 
 from fedbank.errors import RunError
+from fedbank_simulations.report import plots, write_run_report
+from fedbank_simulations.report.load import Evaluation, load_run
 
 BANNER = "NO PRIVACY GUARANTEE"
 

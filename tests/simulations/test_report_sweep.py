@@ -4,11 +4,11 @@ import json
 import math
 
 import pytest
-from fedbank_simulations.report import write_run_report, write_sweep_report
-from fedbank_simulations.report.estimates import estimate
 from run_folder import edit_results, write_run
 
 from fedbank.errors import RunError
+from fedbank_simulations.report import write_run_report, write_sweep_report
+from fedbank_simulations.report.estimates import estimate
 
 
 def sweep(dirs, output):

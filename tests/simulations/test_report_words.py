@@ -1,6 +1,8 @@
 """What a page may say: when a run is private, which way a comparison goes, how a bound is rounded."""
 
 import pytest
+from run_folder import FINAL, edit_results, write_run
+
 from fedbank_simulations.report.estimates import wilson_interval
 from fedbank_simulations.report.load import load_run
 from fedbank_simulations.report.words import (
@@ -14,7 +16,6 @@ from fedbank_simulations.report.words import (
     size,
     verdict,
 )
-from run_folder import FINAL, edit_results, write_run
 
 
 def private_but(change):

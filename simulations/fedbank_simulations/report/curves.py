@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedbank_simulations.report.canvas import CONDITIONS, as_percent, canvas, to_svg
-from fedbank_simulations.report.estimates import Estimate
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
+
+from fedbank_simulations.report.canvas import CONDITIONS, as_percent, canvas, to_svg
+from fedbank_simulations.report.estimates import Estimate
 
 _LABELS = {"nll": "Loss (nats per answer token)", "exact_match": "Exact match"}
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#b8609a", "#7d6200", "#3f4fa3", "#8c2d2d", "#26707a")

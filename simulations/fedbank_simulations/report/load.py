@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedbank_simulations.report.document import Node, read_json, read_json_lines, read_yaml
-
 from fedbank.errors import RunError
+from fedbank_simulations.report.document import Node, read_json, read_json_lines, read_yaml
 
 _LOCAL_ONLY = "local_only"
 

@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from markupsafe import Markup
+
+from fedbank.durable import write_atomic
 from fedbank_simulations.report import plots, words
 from fedbank_simulations.report.canvas import CONDITIONS
 from fedbank_simulations.report.estimates import wilson_interval
 from fedbank_simulations.report.load import Bank, Evaluation, Example, Run, load_run
 from fedbank_simulations.report.render import render
-from markupsafe import Markup
-
-from fedbank.durable import write_atomic
 
 # One blue-to-yellow scale (cividis): readable in grey, and no colour of a condition.
 _MIX_COLORS = ("#12355f", "#4a5a78", "#777a85", "#a39a76", "#cdb95f", "#f0dc5a")

@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib
+from matplotlib.axes import Axes
+
 from fedbank_simulations.report.canvas import CONDITIONS, as_percent, canvas, to_svg, whole_rounds
 from fedbank_simulations.report.load import Round, Run
 from fedbank_simulations.report.words import signed
-from matplotlib.axes import Axes
 
 _METRICS = {"nll": "Loss (nats per answer token)", "exact_match": "Exact match"}
 _MAX_LINES = 8

@@ -9,8 +9,9 @@ import json
 import re
 from collections.abc import Mapping
 
-from fedbank_simulations.report import words
 from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from fedbank_simulations.report import words
 
 _CHINESE = re.compile("[\u3400-\u9fff\uf900-\ufaff]")
 

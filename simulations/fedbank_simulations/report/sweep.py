@@ -14,15 +14,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from markupsafe import Markup
+
+from fedbank.durable import write_atomic
+from fedbank.errors import RunError
 from fedbank_simulations.report import words
 from fedbank_simulations.report.curves import CurvePoint, utility_plot
 from fedbank_simulations.report.estimates import Estimate, estimate
 from fedbank_simulations.report.load import Evaluation, Run, is_run, load_run
 from fedbank_simulations.report.render import render
-from markupsafe import Markup
-
-from fedbank.durable import write_atomic
-from fedbank.errors import RunError
 
 # Where, how and beside what a run was executed does not change its federated adapter.
 _NOT_A_SETTING = frozenset({"seed", "output", "resume", "simulation", "comparisons"})
