@@ -76,6 +76,7 @@ class AdapterConfig:
     rank: int = 8
     alpha: float = 16.0
     target_modules: list[str] = field(default_factory=list)
+    last_layers: int | None = None
 
 
 @dataclass
@@ -269,6 +270,7 @@ _RULES: tuple[_Rule, ...] = (
     ("adapter.rank", lambda v: 1 <= v <= 512, "from 1 to 512"),
     ("adapter.alpha", lambda v: v > 0, "a positive number"),
     ("adapter.target_modules", lambda v: len(v) > 0, "at least one module name"),
+    ("adapter.last_layers", lambda v: v is None or v >= 1, "at least 1"),
     ("privacy.epsilon", lambda v: v is None or 0 < v < float("inf"), "a positive number"),
     ("privacy.delta", lambda v: v is None or 0 < v < 1, "between 0 and 1"),
     ("privacy.clip_norm", lambda v: v is None or 0 < v < float("inf"), "a positive number"),

@@ -22,12 +22,16 @@ _ADAPTER = "default"
 
 @dataclass(frozen=True, slots=True)
 class LoraSettings:
-    """What a user chooses: rank r, alpha (scale s = alpha / r), names of adapted modules, what is trained."""
+    """What a user chooses: rank r, alpha (scale s = alpha / r), names of adapted modules, what is trained.
+
+    ``last_layers`` adapts only that many layers nearest the output, ``None`` all of them.
+    """
 
     rank: int
     alpha: float
     target_modules: tuple[str, ...]
     trainable: str
+    last_layers: int | None = None
 
 
 class AdaptedModel:
@@ -38,8 +42,10 @@ class AdaptedModel:
 
     def __init__(self, model: Any, settings: LoraSettings) -> None:
         """Attach; ``model`` must already be on its device and frozen."""
+        layers = _adapted_layers(model.config.num_hidden_layers, settings.last_layers)
         config = LoraConfig(
             task_type="CAUSAL_LM",
+            layers_to_transform=layers,
             r=settings.rank,
             lora_alpha=settings.alpha,
             target_modules=list(settings.target_modules),
@@ -98,6 +104,17 @@ class AdaptedModel:
         return parameters
 
 
+def _adapted_layers(num_layers: int, last_layers: int | None) -> list[int] | None:
+    if last_layers is None:
+        return None
+    if not 1 <= last_layers <= num_layers:
+        raise ModelError(
+            f"Expected adapter.last_layers from 1 to {num_layers}, the base model's layers, got {last_layers}. "
+            "Leave it empty to adapt all layers."
+        )
+    return list(range(num_layers - last_layers, num_layers))
+
+
 def save_adapter(folder: Path, spec: AdapterSpec, tensors: Tensors, *, base_reference: str, card: str) -> None:
     """Write a folder that ``peft.PeftModel.from_pretrained(base, folder)`` loads, with its model card."""
     config: Mapping[str, Any] = {
@@ -107,6 +124,7 @@ def save_adapter(folder: Path, spec: AdapterSpec, tensors: Tensors, *, base_refe
         "r": spec.rank,
         "lora_alpha": spec.alpha,
         "target_modules": list(spec.target_modules),
+        "layers_to_transform": spec.layers(),
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": False,

@@ -55,6 +55,10 @@ class AdapterSpec:
         """s = alpha / rank."""
         return self.alpha / self.rank
 
+    def layers(self) -> list[int]:
+        """Numbers of the adapted layers, ascending, read off the pairs' names."""
+        return sorted({int(part) for pair in self.pairs for part in pair.name.split(".") if part.isdecimal()})
+
     def shapes(self) -> dict[str, tuple[int, int]]:
         """Shape of every tensor of the adapter, by name."""
         shapes = {}

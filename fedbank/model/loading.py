@@ -135,7 +135,7 @@ def _check_folder(folder: Path) -> None:
     if pickles:
         raise ModelError(
             f"Expected safetensors weights in {folder}, got pickled ones ({', '.join(pickles[:3])}), "
-            "which can run code when they are opened. Convert them with save_pretrained(DIR) on a machine you can spare."
+            "which can run code when they are opened. Convert them with save_pretrained on a machine you can spare."
         )
     raise ModelError(
         f"Expected weights (*.safetensors) in {folder}, got none. Copy the model's weight files into the folder."

@@ -5,6 +5,7 @@ much is the plan's business. U sampled customers, P trainable parameters.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,7 +65,7 @@ def train_round(
     """
     model.write(start)
     optimizer = _optimizer(model.parameters, settings)
-    with per_record_gradients(model) as gradients:
+    with _checkpointing_enabled(model), per_record_gradients(model) as gradients:
         for _ in range(settings.num_steps):
             mean_P = _private_mean(model, data, plan, settings.micro_batch, gradients, stream, device)
             for parameter, gradient in zip(model.parameters, mean_P, strict=True):
@@ -115,6 +116,16 @@ def _per_unit(grad_NP: Tensor, sampled: _Sampled) -> Tensor:
         return grad_NP
     rows = torch.tensor(sampled.rows, device=grad_NP.device)
     return torch.zeros(sampled.num_units, *grad_NP.shape[1:], device=grad_NP.device).index_add(0, rows, grad_NP)
+
+
+@contextmanager
+def _checkpointing_enabled(model: AdaptedModel) -> Iterator[None]:
+    """transformers recomputes activations in training mode only; without checkpointing the mode stays ``eval``."""
+    model.base.train(bool(model.base.is_gradient_checkpointing))
+    try:
+        yield
+    finally:
+        model.base.eval()
 
 
 def _optimizer(parameters: Sequence[Tensor], settings: LocalSettings) -> torch.optim.Optimizer:
