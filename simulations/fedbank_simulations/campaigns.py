@@ -101,5 +101,9 @@ def lora_settings(config: SimulateConfig) -> LoraSettings:
     """The adapter that the aggregation rule asks for."""
     adapter = config.adapter
     return LoraSettings(
-        adapter.rank, adapter.alpha, tuple(adapter.target_modules), trainable=RULES[config.aggregation.rule]
+        adapter.rank,
+        adapter.alpha,
+        tuple(adapter.target_modules),
+        trainable=RULES[config.aggregation.rule],
+        last_layers=adapter.last_layers,
     )

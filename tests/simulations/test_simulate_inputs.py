@@ -69,7 +69,7 @@ TABLE: dict[str, tuple[Make, list[str]]] = {
     "negative seed": (fixed("seed=-1"), ["seed", "0 or more", "-1"]),
     "no data path": (fixed("data=csv"), ["data.path=FILE", "data=csv"]),
     "data file missing": (fixed("data=jsonl", "data.path=nowhere.jsonl"), ["nowhere.jsonl", "Expected"]),
-    "data file empty": (jsonl(""), ["log.jsonl", "empty"]),
+    "data file empty": (jsonl(""), ["log.jsonl", "holds no inquiry", "at least one row"]),
     "data file not UTF-8": (jsonl(rows(2).encode() + "客户".encode("gb18030")), ["log.jsonl", "UTF-8", "line 3"]),
     "malformed line": (jsonl(WRONG_ROW), ["log.jsonl", "line 3", "JSON"]),
     "row without answer": (jsonl(NO_ANSWER), ["log.jsonl", "line 4", "answer"]),
