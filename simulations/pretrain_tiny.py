@@ -155,7 +155,7 @@ def pretrain(
             tokens, is_answer = batch(stream, 64, tokenizer)
             loss, _ = losses(model, tokens, is_answer, tokenizer.pad_token_id)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
@@ -170,7 +170,7 @@ def main() -> None:
     """Pre-train, print the held-out losses and save a Hugging Face folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     console = Console()

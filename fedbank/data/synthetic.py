@@ -34,7 +34,7 @@ class SyntheticSpec:
     customers: int
     max_records: int = 20
     mean_records: float = 3.0
-    main_share: float = 0.8
+    main_share: float = 0.6
 
     def __post_init__(self) -> None:
         """Refuse sizes and shares that describe no population."""
