@@ -188,7 +188,7 @@ def to_yaml(config: SimulateConfig) -> str:
 def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
     """One list of overrides per run of a sweep: the product of all comma-separated values, in their order."""
     try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        parsed = OverridesParser.create().parse_overrides([_with_quoted_path(o) for o in overrides])
         choices = [
             [f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()]
             if o.is_discrete_sweep()
@@ -203,9 +203,18 @@ def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
 def _compose(name: str, overrides: Sequence[str]) -> Any:
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            return compose(name, overrides=list(overrides))
+            return compose(name, overrides=[_with_quoted_path(override) for override in overrides])
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(error)) from error
+
+
+def _with_quoted_path(override: str) -> str:
+    """A path is taken as it stands: spaces, commas, ``=`` and brackets in it are not Hydra's grammar."""
+    name, equals, value = override.partition("=")
+    if not equals or name not in _PATHS or value in ("", "null") or value[0] in "'\"":
+        return override
+    escaped = value.replace("'", "\\'")
+    return f"{name}='{escaped}'"
 
 
 def config_dir() -> Path:
@@ -255,6 +264,8 @@ def _setting_names() -> list[str]:
     schema: Any = OmegaConf.to_container(OmegaConf.structured(SimulateConfig()))
     return [name for key, value in schema.items() for name in names(key, value)]
 
+
+_PATHS = ("output", "resume", "data.path", "model.path")
 
 _Rule = tuple[str, Callable[[Any], bool], str]
 

@@ -54,3 +54,8 @@ def test_no_choice_names_code_to_call() -> None:
 )
 def test_a_sweep_is_the_product_of_its_values(overrides: list[str], expected: list[list[str]]) -> None:
     assert expand_sweep(overrides) == expected
+
+
+@pytest.mark.parametrize("path", ["runs/a=b,c", "my runs/(1)", "it's", "D:\\new", "{x}[y]", "a#b"])
+def test_paths_are_taken_as_they_stand(path: str) -> None:
+    assert load_simulate([f"output={path}"]).output == path

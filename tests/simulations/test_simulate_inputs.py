@@ -75,7 +75,7 @@ TABLE: dict[str, tuple[Make, list[str]]] = {
     "row without answer": (jsonl(NO_ANSWER), ["log.jsonl", "line 4", "answer"]),
     "row without customer": (jsonl(NO_CUSTOMER), ["log.jsonl", "line 4", "customer"]),
     "a bank with no customers": (jsonl(rows(5), "partition=iid", "banks=8"), ["bank-", "customer", "got"]),
-    "a bank with one customer": (jsonl(rows(9), "partition=iid", "banks=8"), ["hold out", "got 1", "fewer banks"]),
+    "a bank with one customer": (jsonl(rows(11), "partition=iid", "banks=8"), ["hold out", "got 1", "fewer banks"]),
     "more banks than keys": (jsonl(rows(60), "partition=key", "banks=5"), ["5 banks", "3", "partition"]),
     "model path missing": (fixed("model=path"), ["model.path=DIR", "got none"]),
     "model folder missing": (fixed("model=path", "model.path=nowhere"), ["nowhere", "got nothing", "model.path"]),
@@ -140,7 +140,8 @@ def test_an_output_folder_that_holds_something_is_left_alone(
 )
 def test_help_needs_no_command(words: list[str], fragments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 0
-    assert all(fragment in capsys.readouterr().out for fragment in fragments)
+    shown = capsys.readouterr().out
+    assert all(fragment in shown for fragment in fragments)
 
 
 def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
