@@ -1,0 +1,83 @@
+"""LoRA on a real model: order of parameters, what is frozen, and the folder that PEFT loads."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+
+from fedbank.adapter.lora import AdaptedModel, LoraSettings, save_adapter
+from fedbank.adapter.state import initial_state
+from fedbank.errors import ModelError
+
+MakeModel = Callable[..., AdaptedModel]
+TOKENS = torch.tensor([[5, 9, 12, 3, 44]])
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("trainable", ["B", "AB"])
+def test_only_what_the_spec_says_is_trainable_and_in_its_order(
+    make_model: MakeModel, kind: str, trainable: str
+) -> None:
+    model = make_model(kind, trainable)
+    shapes = [tuple(parameter.shape) for parameter in model.parameters]
+    assert shapes == list(model.spec.trainable_shapes().values())
+    trained = {id(p) for p in model.peft_model.parameters() if p.requires_grad}
+    assert trained == {id(p) for p in model.parameters}
+    linears = [linear.weight for _, linear in model.trainable_linears()]
+    assert [id(w) for w in linears] == [id(p) for p in model.parameters]
+    assert {p.dtype for p in model.parameters} == {torch.float32}
+
+
+def test_reading_is_a_copy_and_writing_is_what_is_read(make_model: MakeModel, make_state: Callable[..., Any]) -> None:
+    model = make_model()
+    state = make_state(model.spec, 7)
+    model.write(state)
+    read = model.read()
+    assert all(np.array_equal(read[name], state[name]) for name in state)
+    read["base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"][:] = 99
+    assert not any((tensor == 99).any() for tensor in model.read().values())
+
+
+def test_a_tensor_of_another_shape_is_not_written(make_model: MakeModel) -> None:
+    model = make_model()
+    name = next(iter(model.spec.trainable_shapes()))
+    with pytest.raises(ValueError, match="expected shape"):
+        model.write({name: model.read()[name].T})
+
+
+@torch.no_grad()
+def test_the_initial_adapter_changes_nothing(make_model: MakeModel, make_base: Callable[..., Any]) -> None:
+    model, base = make_model(), make_base()
+    changed = model.base(TOKENS).logits
+    model.write(initial_state(model.spec, seed=0))
+    torch.testing.assert_close(model.base(TOKENS).logits, base(TOKENS).logits, rtol=0, atol=0)
+    assert not torch.allclose(changed, base(TOKENS).logits, atol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("last_layers", [None, 1, 2])
+def test_peft_loads_what_is_saved(
+    make_base: Callable[..., Any], make_state: Callable[..., Any], tmp_path: Path, last_layers: int | None
+) -> None:
+    model = AdaptedModel(make_base(), LoraSettings(3, 6.0, ("q_proj", "down_proj"), "AB", last_layers))
+    model.write(make_state(model.spec, 5))
+    assert model.spec.layers() == ([1] if last_layers == 1 else [0, 1])
+    save_adapter(tmp_path, model.spec, model.read(), base_reference="tiny", card="# Card")
+    loaded = PeftModel.from_pretrained(make_base(), tmp_path)
+    torch.testing.assert_close(loaded(TOKENS).logits, model.base(TOKENS).logits, rtol=1e-6, atol=1e-6)
+    assert (tmp_path / "README.md").read_text() == "# Card"
+
+
+def test_unknown_target_modules_are_a_plain_error(make_base: Callable[..., Any]) -> None:
+    with pytest.raises(ModelError, match="target_modules"):
+        AdaptedModel(make_base(), LoraSettings(2, 4.0, ("no_such_layer",), "B"))
+
+
+@pytest.mark.parametrize("last_layers", [0, -1, 3])
+def test_more_layers_than_there_are_is_a_plain_error(make_base: Callable[..., Any], last_layers: int) -> None:
+    with pytest.raises(ModelError, match="last_layers"):
+        AdaptedModel(make_base(), LoraSettings(2, 4.0, ("q_proj",), "B", last_layers))

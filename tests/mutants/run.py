@@ -1,0 +1,126 @@
+"""Applies every fault of ``mutants.toml`` to a copy of the source and expects the named test to notice.
+
+``python tests/mutants/run.py [NAME...]`` exits with 1 if a fault survives or cannot be applied, or if its test
+fails already without it.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = {"fedbank": "", "fedbank_server": "server", "fedbank_client": "client", "fedbank_simulations": "simulations"}
+_TESTS_FAILED, _TIMEOUT_S = 1, 300
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One fault: ``find`` occurs exactly once in ``file`` and becomes ``replace``; ``test`` must then fail."""
+
+    name: str
+    pitfall: str
+    file: str
+    find: str
+    replace: str
+    test: str
+
+
+def read_mutants(names: list[str]) -> list[Mutant]:
+    """All mutants, or those named."""
+    rows = tomllib.loads((ROOT / "tests" / "mutants" / "mutants.toml").read_text("utf-8"))["mutant"]
+    mutants = [Mutant(**row) for row in rows]
+    unknown = set(names) - {mutant.name for mutant in mutants}
+    if unknown:
+        sys.exit(f"Expected names of mutants, got {sorted(unknown)}.")
+    return [mutant for mutant in mutants if not names or mutant.name in names]
+
+
+def copy_source(target: Path) -> None:
+    """Everything that git tracks or would track, as it is now."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, target / name)
+
+
+def environment(copy: Path) -> dict[str, str]:
+    """Imports come from ``copy``; no byte code, so that a changed file is never taken for the one before."""
+    paths = os.pathsep.join(str(copy / folder) for folder in PACKAGES.values())
+    return os.environ | {"PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def check_imports(copy: Path) -> None:
+    """Refuse to go on if an installed package would be tested instead of the copy."""
+    script = f"import {', '.join(PACKAGES)}\n"
+    script += "\n".join(f"print({name}.__file__)" for name in PACKAGES)
+    shown = subprocess.run(
+        [sys.executable, "-c", script], cwd=copy, env=environment(copy), check=True, capture_output=True, text=True
+    )
+    for line in shown.stdout.split():
+        if not Path(line).resolve().is_relative_to(copy.resolve()):
+            sys.exit(f"Expected imports from the copy, got {line}.")
+
+
+def run_tests(copy: Path, tests: list[str]) -> tuple[int, str]:
+    """Exit code of pytest (1: tests ran and failed) and the end of what it said."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider", "--tb=line", *tests]
+    try:
+        done = subprocess.run(
+            command, cwd=copy, env=environment(copy), capture_output=True, text=True, timeout=_TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired:
+        return -1, f"no end after {_TIMEOUT_S} s"
+    return done.returncode, done.stdout[-1500:]
+
+
+def verdict(copy: Path, mutant: Mutant) -> str:
+    """``killed``, or why not."""
+    path = copy / mutant.file
+    original = path.read_text("utf-8")
+    if original.count(mutant.find) != 1:
+        return f"NOT APPLIED: its text occurs {original.count(mutant.find)} times in {mutant.file}"
+    path.write_text(original.replace(mutant.find, mutant.replace), "utf-8")
+    try:
+        code, said = run_tests(copy, [mutant.test])
+    finally:
+        path.write_text(original, "utf-8")
+    if code == _TESTS_FAILED:
+        return "killed"
+    return "SURVIVED" if code == 0 else f"BROKEN (pytest exit {code}): {said.strip().splitlines()[-1:]}"
+
+
+def main(names: list[str]) -> int:
+    """Print one line per mutant."""
+    mutants = read_mutants(names)
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        copy = Path(folder)
+        copy_source(copy)
+        check_imports(copy)
+        code, said = run_tests(copy, sorted({mutant.test for mutant in mutants}))
+        if code != 0:
+            sys.stdout.write(f"A named test fails without any fault (pytest exit {code}):\n{said}\n")
+            return 1
+        failures = 0
+        sys.stdout.write("pitfall | mutant | test | killed\n--- | --- | --- | ---\n")
+        for mutant in mutants:
+            result = verdict(copy, mutant)
+            failures += result != "killed"
+            sys.stdout.write(f"{mutant.pitfall} | {mutant.name} | {mutant.test.removeprefix('tests/')} | {result}\n")
+            sys.stdout.flush()
+        sys.stdout.write(f"{len(mutants) - failures} of {len(mutants)} killed\n")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
