@@ -16,7 +16,7 @@ from fedbank.durable import append_durable, read_lines
 from fedbank.privacy.plan import PrivacyPlan
 from fedbank.training.evaluate import Evaluation, evaluate
 from fedbank_server.campaign import CommittedRound
-from fedbank_simulations.campaigns import LOCAL
+from fedbank_simulations.campaigns import FEDERATED, LOCAL
 from fedbank_simulations.resident import Resident
 
 
@@ -70,12 +70,18 @@ class Recorder:
             **costs,
             "adapter_sha256": sha256,
             "evaluation": asdict(merge(list(scores.values()))),
-            "public_evaluation": asdict(score(self._home, adapter, self._home.scenario.public)),
+            "public_evaluation": self._public(adapter),
             "epsilon": self._epsilons(round_number),
             "banks": {bank: asdict(value) for bank, value in scores.items()},
         }
         append_durable(self._path, json.dumps(line).encode())
         self._progress.round_done(self._campaign, line)
+
+    def _public(self, adapter: Tensors) -> dict[str, Any] | None:
+        """Scores on the coordinator's public set: of the federated campaign only, the others have no coordinator."""
+        if self._campaign != FEDERATED:
+            return None
+        return asdict(score(self._home, adapter, self._home.scenario.public))
 
     def _epsilons(self, round_number: int) -> dict[str, float]:
         steps = round_number * self._home.config.training.local_steps
