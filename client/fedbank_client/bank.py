@@ -85,7 +85,7 @@ class Bank:
         plan, settings = self._participation.plan, self._participation.settings
         stream = self._stream_for_round(request.round)
         if isinstance(plan, PrivacyPlan):
-            self._charge(request.round, plan, settings.num_steps, stream.replay_id)
+            self._charge(request.round, base_digest, plan, stream.replay_id)
         change = train_round(
             self._model, self._data, plan, settings, request.adapter, stream=stream, device=self._device
         )
@@ -95,18 +95,19 @@ class Bank:
             request.campaign, request.round, self.name, base_digest, plan.digest(), settings.num_steps, change
         )
 
-    def _charge(self, round_number: int, plan: PrivacyPlan, num_steps: int, replay_id: str | None) -> None:
-        event = plan.event(num_steps)
+    def _charge(self, round_number: int, base_digest: str, plan: PrivacyPlan, replay_id: str | None) -> None:
+        event = plan.event(self._participation.settings.num_steps)
         charge = Charge(
             self._participation.campaign,
             round_number,
+            base_digest,
             plan.digest(),
             event.sampling_prob,
             event.noise_multiplier,
             event.num_steps,
             replay_id,
         )
-        self._ledger.charge(charge)
+        self._ledger.charge(charge, max_steps=plan.sampling.num_steps)
 
     def _path(self, round_number: int) -> Path:
         return self._folder / "finished" / f"round-{round_number:05d}.safetensors"

@@ -65,6 +65,12 @@ class AdaptedModel:
             name: module for name, module in self.peft_model.named_modules() if isinstance(module, LoraLayer)
         }
         pairs = tuple(LoraPair(name, layer.in_features, layer.out_features) for name, layer in self._layers.items())
+        narrowest = min(min(pair.num_in, pair.num_out) for pair in pairs)
+        if settings.rank > narrowest:
+            raise ModelError(
+                f"Expected adapter.rank of at most {narrowest}, the width of the narrowest adapted layer, "
+                f"got {settings.rank}. Lower adapter.rank."
+            )
         self.spec = AdapterSpec(
             settings.rank, settings.alpha, tuple(settings.target_modules), pairs, settings.trainable
         )

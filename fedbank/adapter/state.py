@@ -105,7 +105,7 @@ def from_bytes(
     """
     header = _read_header(content)
     metadata = header.pop("__metadata__", {})
-    found = {name: (entry.get("dtype"), tuple(entry.get("shape", ()))) for name, entry in header.items()}
+    found = {name: (entry.get("dtype"), _as_shape(entry.get("shape"))) for name, entry in header.items()}
     expected = {name: ("F32", tuple(shape)) for name, shape in shapes.items()}
     if found != expected:
         wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
@@ -117,12 +117,16 @@ def from_bytes(
     try:
         tensors = load(content)
         parsed = json.loads(metadata["fedbank"])
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UpdateError(f"Expected a well-formed adapter file, got: {error}. Nothing was used.") from error
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():
             raise UpdateError(f"Expected finite values, got NaN or infinity in {name!r}. Nothing was used.")
     return tensors, parsed
+
+
+def _as_shape(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _read_header(content: bytes) -> dict[str, Any]:

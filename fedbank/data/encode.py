@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedbank.data.units import Unit
+from fedbank.errors import ModelError
 
+_MIN_TEXT_TOKENS = 1
 _PLACE = "\x00question\x00"
 
 
@@ -58,6 +60,12 @@ class Encoder:
         self._before = self._control_tokens(before)
         self._after = self._control_tokens(after)
         self._end = [int(tokenizer.eos_token_id)]
+        frame = len(self._before) + len(self._after)
+        if max_length < frame + _MIN_TEXT_TOKENS:
+            raise ModelError(
+                f"Expected model.max_length of at least {frame + _MIN_TEXT_TOKENS} tokens, {frame} of which are this "
+                f"model's chat template, got {max_length}. Raise model.max_length."
+            )
 
     def encode(self, units: Sequence[Unit]) -> EncodedUnits:
         """All records of ``units``, each at most ``max_length`` tokens long.

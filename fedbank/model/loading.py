@@ -19,6 +19,7 @@ from fedbank.errors import ModelError
 
 _ARCHITECTURES = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
 
@@ -53,6 +54,8 @@ class BaseModel:
 def load_tokenizer(spec: ModelSpec) -> Any:
     """The base model's own tokenizer."""
     source, options = _locate(spec)
+    if isinstance(source, Path):
+        _check_tokenizer(source)
     with _as_model_error(source):
         return AutoTokenizer.from_pretrained(source, **options)
 
@@ -68,7 +71,10 @@ def load_base_model(spec: ModelSpec) -> BaseModel:
     if spec.quantisation == "nf4":
         options |= _nf4(device)
     with _as_model_error(source):
-        model = AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, **options)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            source, use_safetensors=True, output_loading_info=True, **options
+        )
+    _check_complete(source, report)
     if getattr(model.config, "model_type", None) not in _ARCHITECTURES:
         raise ModelError(_wrong_architecture(source, getattr(model.config, "model_type", "unknown")))
     model.requires_grad_(False)
@@ -101,12 +107,22 @@ def _locate(spec: ModelSpec) -> tuple[Path | str, dict[str, Any]]:
     return Path(str(files("fedbank") / "assets" / "tiny_qwen3")), {"local_files_only": True}
 
 
+def _check_complete(source: Path | str, report: dict[str, Any]) -> None:
+    """transformers fills missing weights with random ones; here that is an error."""
+    wrong = [*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])]
+    if wrong:
+        raise ModelError(
+            f"Expected all weights of the model at {source}, got a checkpoint in which {len(wrong)} are missing or of "
+            f"another shape, {sorted(wrong)[0]} among them. Copy the complete model again."
+        )
+
+
 @contextmanager
 def _as_model_error(source: Path | str) -> Iterator[None]:
     """Whatever a damaged folder or an unreachable hub raises, in our words."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"Expected a loadable Qwen model at {source}, got: {_first_line(error)} "
             "Check the folder against its origin, or that the hub can be reached."
@@ -122,14 +138,15 @@ def _check_folder(folder: Path) -> None:
     try:
         config = json.loads((folder / "config.json").read_bytes())
         model_type = config["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(
             f"Expected {folder}/config.json with a model_type, got: {_first_line(error)} "
             "Set model.path to a complete Hugging Face model folder."
         ) from error
-    if model_type not in _ARCHITECTURES:
+    if not isinstance(model_type, str) or model_type not in _ARCHITECTURES:
         raise ModelError(_wrong_architecture(folder, model_type))
     if any(folder.glob("*.safetensors")):
+        _check_tokenizer(folder)
         return
     pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
     if pickles:
@@ -140,6 +157,14 @@ def _check_folder(folder: Path) -> None:
     raise ModelError(
         f"Expected weights (*.safetensors) in {folder}, got none. Copy the model's weight files into the folder."
     )
+
+
+def _check_tokenizer(folder: Path) -> None:
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise ModelError(
+            f"Expected the model's tokenizer ({' or '.join(_TOKENIZER_FILES)}) in {folder}, got none. "
+            "Copy the tokenizer's files into the folder."
+        )
 
 
 def _wrong_architecture(source: Path | str, found: object) -> str:

@@ -1,6 +1,7 @@
 """Clipping of per-unit gradients: whoever bounds the sensitivity reports it.
 
-U units, P trainable parameters. All arithmetic in fp32, the norm in fp64 accumulation per parameter block.
+U units, P trainable parameters. Norms and coefficients in fp64: in fp32 the norm of millions of coordinates is
+off by more than 1e-4, and the bound would not hold.
 """
 
 from collections.abc import Sequence
@@ -34,10 +35,11 @@ def clip_and_sum(grads_UP: Sequence[Tensor], clip_norm: float) -> ClippedSum:
     reveal that the unit is there.
     """
     flat = [grad.flatten(1).float() for grad in grads_UP]
-    norms_U = torch.stack([block.norm(dim=1) for block in flat]).norm(dim=0)
-    coefficients_U = (clip_norm / norms_U.clamp_min(torch.finfo(torch.float32).tiny)).clamp(max=1.0)
+    blocks_U = [torch.linalg.vector_norm(block, dim=1, dtype=torch.float64) for block in flat]
+    norms_U = torch.linalg.vector_norm(torch.stack(blocks_U), dim=0)
     finite_U = torch.isfinite(norms_U)
-    coefficients_U = torch.where(finite_U, coefficients_U, torch.zeros_like(coefficients_U))
+    coefficients_U = (clip_norm / norms_U.clamp_min(torch.finfo(torch.float64).tiny)).clamp(max=1.0)
+    coefficients_U = torch.where(finite_U, coefficients_U, torch.zeros_like(coefficients_U)).float()
     sums = []
     for block, grad in zip(flat, grads_UP, strict=True):
         safe = block if bool(finite_U.all()) else torch.where(finite_U[:, None], block, torch.zeros_like(block))

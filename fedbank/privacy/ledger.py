@@ -16,11 +16,13 @@ from fedbank.errors import PrivacyError
 class Charge:
     """What one round of one campaign is about to execute on the bank's customers.
 
-    ``replay_id`` names the random stream if it can be drawn again (simulation and tests), ``None`` if not.
+    ``base_digest`` names the adapter it starts from. ``replay_id`` names the random stream if it can be drawn again
+    (simulation and tests), ``None`` if not.
     """
 
     campaign: str
     round: int
+    base_digest: str
     plan_digest: str
     sampling_prob: float
     noise_multiplier: float
@@ -34,15 +36,31 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def charge(self, charge: Charge) -> bool:
-        """Record ``charge`` durably; returns whether a new line was written.
+    def charge(self, charge: Charge, *, max_steps: int) -> bool:
+        """Record ``charge`` durably, before any noise is drawn; returns whether a new line was written.
 
-        Computing the same release again (same campaign, round, plan, steps and a stream with the same
-        ``replay_id``) yields the same bytes and costs nothing. With a secure stream the noise would be
-        fresh, so every execution is a charge of its own.
+        Computing the same release again (an equal charge with the same ``replay_id``) yields the same bytes and
+        costs nothing. With a secure stream the noise would be fresh, so every execution is a charge of its own.
+
+        Raises:
+            PrivacyError: the campaign would pass ``max_steps`` steps, the same stream would cover two releases
+                (their difference would be free of noise), or the ledger is damaged. Nothing is written.
         """
-        if charge.replay_id is not None and charge in self.charges():
-            return False
+        earlier = self.charges()
+        if charge.replay_id is not None:
+            if charge in earlier:
+                return False
+            if any(other.replay_id == charge.replay_id for other in earlier):
+                raise PrivacyError(
+                    f"Expected a random stream of its own for round {charge.round} of {charge.campaign}, got one that "
+                    "another release has used: their difference would carry no noise. Nothing was trained."
+                )
+        spent = sum(other.num_steps for other in earlier if other.campaign == charge.campaign)
+        if spent + charge.num_steps > max_steps:
+            raise PrivacyError(
+                f"Round {charge.round} would bring {charge.campaign} to {spent + charge.num_steps} private steps; "
+                f"the plan accounts for {max_steps}. End the campaign. Nothing was trained and nothing was sent."
+            )
         append_durable(self._path, json.dumps(asdict(charge), sort_keys=True).encode())
         return True
 

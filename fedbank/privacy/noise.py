@@ -6,6 +6,7 @@ which build one in code: no configuration reaches this choice.
 """
 
 import hashlib
+import json
 import secrets
 
 import numpy as np
@@ -38,13 +39,13 @@ class RandomStream:
     @classmethod
     def derived(cls, *context: str | int) -> "RandomStream":
         """The stream that belongs to ``context`` (a seed, a bank, a round): for simulations and tests only."""
-        key = hashlib.sha256("\x1f".join(["fedbank-stream/1", *map(str, context)]).encode()).digest()
+        key = hashlib.sha256(json.dumps(["fedbank-stream/1", *context]).encode()).digest()
         return cls(key, replay_id=hashlib.sha256(key).hexdigest()[:32])
 
     def uniform(self, count: int) -> NDArray[np.float64]:
-        """``count`` variates in (0, 1) with 53 random bits each."""
+        """``count`` variates strictly inside (0, 1) with 52 random bits each (with 53, 1.0 could come out)."""
         raw = np.frombuffer(self._keystream.update(bytes(8 * count)), dtype="<u8")
-        return ((raw >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+        return ((raw >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
     def normal(self, count: int) -> NDArray[np.float64]:
         """``count`` standard normal variates, by inversion of the distribution function."""

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedbank.errors import PrivacyError
-from fedbank.privacy.accounting import PrivacyEvent, compute_epsilon
+from fedbank.privacy.accounting import PrivacyEvent, compute_epsilon, round_up
 from fedbank.privacy.clipping import ClippedSum, clip_and_sum
 from fedbank.privacy.noise import RandomStream, add_gaussian
 from fedbank.privacy.sampling import choose_records, poisson_sample
 
 _GRID_STEPS_PER_CLIP_NORM = 2**20
-_MAX_NOISE_MULTIPLIER = 1e4
+_MIN_NOISE_MULTIPLIER, _MAX_NOISE_MULTIPLIER = 0.2, 1e4
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,7 @@ class PrivacyPlan:
         return (
             "Whether or not any one customer's records were used, all of them together, everything that leaves "
             f"the bank during the {self.sampling.num_steps} training steps is distributed almost the same "
-            f"(epsilon = {self.epsilon():.2f}, delta = {self.delta:.1e}, add or remove one customer, "
+            f"(epsilon = {round_up(self.epsilon()):.2f}, delta = {_delta_up(self.delta)}, add or remove one customer, "
             "against the coordinator and all other banks)."
         )
 
@@ -218,6 +218,12 @@ def _digest(label: str, values: dict[str, object]) -> str:
     return hashlib.sha256((label + json.dumps(values, sort_keys=True)).encode()).hexdigest()
 
 
+def _delta_up(delta: float) -> str:
+    """Delta with two digits, never below its value."""
+    exponent = math.floor(math.log10(delta))
+    return f"{round_up(delta / 10.0**exponent, 1) * 10.0**exponent:.1e}"
+
+
 @lru_cache(maxsize=256)
 def _calibrate(sampling_prob: float, num_steps: int, target_epsilon: float, delta: float) -> float:
     """The smallest noise multiplier, to 0.1 % and rounded up, with epsilon at most the target."""
@@ -234,11 +240,11 @@ def _calibrate(sampling_prob: float, num_steps: int, target_epsilon: float, delt
                 f"sampling probability {sampling_prob:.3g} and delta {delta:.1e}. "
                 "Raise privacy.epsilon, or lower training.rounds or training.local_steps."
             )
-    low = high / 2 if high > 1.0 else 0.0
+    # With less noise than 0.2 the loss distribution needs gigabytes, and nobody is protected: it is not offered.
+    low = max(_MIN_NOISE_MULTIPLIER, high / 2 if high > 1.0 else 0.0)
+    if epsilon(low) <= target_epsilon:
+        return low
     while high - low > 1e-3 * high:
         middle = (low + high) / 2
-        # Below 0.2 the loss distribution needs gigabytes; such noise protects nobody and is not offered.
-        if middle < 0.2:
-            return 0.2 if epsilon(0.2) <= target_epsilon else math.ceil(high * 1e4) / 1e4
         low, high = (low, middle) if epsilon(middle) <= target_epsilon else (middle, high)
     return math.ceil(high * 1e4) / 1e4

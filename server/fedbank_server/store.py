@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from fedbank.adapter.state import AdapterSpec
+from fedbank.adapter.state import AdapterSpec, digest
 from fedbank.aggregation.rounds import GlobalState
 from fedbank.aggregation.server_step import StepState
 from fedbank.durable import write_atomic
@@ -28,7 +28,7 @@ class CampaignStore:
         tensors: dict[str, NDArray[np.float32]] = {}
         for prefix, group in zip(_PREFIXES, (state.adapter, state.step.first, state.step.second), strict=True):
             tensors |= {f"{prefix}/{name}": np.ascontiguousarray(tensor) for name, tensor in group.items()}
-        header = {"round": str(state.round), "digest": state.digest()}
+        header = {"round": str(state.round), "digest": _digest(state.round, tensors)}
         write_atomic(self._path, save(tensors, metadata=header))
 
     def load(self, spec: AdapterSpec) -> GlobalState | None:
@@ -45,8 +45,8 @@ class CampaignStore:
             ]
             state = GlobalState(int(header["round"]), groups[0], StepState(groups[1], groups[2]))
             shapes = {name: tensor.shape for name, tensor in state.adapter.items()}
-            intact = state.digest() == header["digest"] and shapes == spec.shapes()
-        except (ValueError, KeyError, TypeError, OverflowError, SafetensorError) as error:
+            intact = _digest(state.round, tensors) == header["digest"] and shapes == spec.shapes()
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError, SafetensorError) as error:
             raise self._damaged() from error
         if not intact:
             raise self._damaged()
@@ -57,3 +57,8 @@ class CampaignStore:
             f"Expected the committed adapter of a campaign in {self._path}, got a damaged file or another adapter. "
             "Restore it from a backup or start the run again in a new folder."
         )
+
+
+def _digest(round_number: int, tensors: dict[str, NDArray[np.float32]]) -> str:
+    """Of all that is stored: adapter, moments and the round they belong to."""
+    return digest({**tensors, "round": np.asarray([round_number], np.float32)})

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from fedbank.config import config_dir, expand_sweep, load_simulate
 from fedbank.errors import ConfigError
+from fedbank.privacy.accounting import round_up
 from fedbank_simulations.folder import CONFIG, choose_output
 
 _EXIT_INTERRUPTED = 130
@@ -168,7 +169,9 @@ def _privacy_table(results: dict[str, Any]) -> Table:
         table.add_column(heading, justify="right")
     for name, values in results["privacy"].items():
         spent = (
-            ("none", "none") if values["epsilon"] is None else (f"{values['epsilon']:.2f}", f"{values['delta']:.1e}")
+            ("none", "none")
+            if values["epsilon"] is None
+            else (f"{round_up(values['epsilon']):.2f}", f"{values['delta']:.1e}")
         )
         noise = f"{values['noise_multiplier']:.2f}"
         table.add_row(name, *spent, noise, f"{values['sampling_prob']:.3f}", str(values["steps"]))

@@ -9,11 +9,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from fedbank.privacy.accounting import round_up
+
 
 def describe_round(campaign: str, line: dict[str, Any], rounds: int) -> str:
     """One round in one line."""
     epsilon = max(line["epsilon"].values(), default=None)
-    spent = "no privacy" if epsilon is None else f"epsilon {epsilon:.2f}"
+    spent = "no privacy" if epsilon is None else f"epsilon {round_up(epsilon):.2f}"
     scores = line["evaluation"]
     return (
         f"{campaign}: round {line['round']}/{rounds}  nll {scores['nll']:.4f}  "

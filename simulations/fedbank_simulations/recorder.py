@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from fedbank.adapter.state import Tensors
 from fedbank.data.encode import EncodedUnits
 from fedbank.durable import append_durable, read_lines
+from fedbank.privacy.accounting import round_up
 from fedbank.privacy.plan import PrivacyPlan
 from fedbank.training.evaluate import Evaluation, evaluate
 from fedbank_server.campaign import CommittedRound
@@ -87,7 +88,7 @@ class Recorder:
         steps = round_number * self._home.config.training.local_steps
         members = self._home.members(self._campaign)
         return {
-            name: round(_epsilon(member.plan, steps), 4)
+            name: round_up(_epsilon(member.plan, steps), 4)
             for name, member in members.items()
             if isinstance(member.plan, PrivacyPlan)
         }

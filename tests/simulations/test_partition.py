@@ -172,9 +172,7 @@ def test_spec_values_out_of_range(values: dict[str, Any], fragment: str) -> None
     assert fragment in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "spec", [PartitionSpec(kind, 256, 0.1, 0.5) for kind in ("key", "iid", "dirichlet")], ids=str
-)
+@pytest.mark.parametrize("spec", [PartitionSpec(kind, 256, 0.1, 0.5) for kind in ("key", "iid", "dirichlet")], ids=str)
 def test_100_000_customers_among_256_banks(spec: PartitionSpec) -> None:
     units = [Unit(f"c{i}", f"k{i % 997}", ()) for i in range(100_000)]
     divided = _divide(spec, units=units)

@@ -90,8 +90,12 @@ TABLE: dict[str, tuple[Make, list[str]]] = {
         ["safetensors", "pytorch_model.bin", "run code"],
     ),
     "damaged weights": (
-        lambda folder: ["data.customers=400", *model_folder({"config.json": QWEN, "model.safetensors": b"xx"})(folder)],
+        model_folder({"config.json": QWEN, "model.safetensors": b"xx", "tokenizer.json": b"{}"}),
         ["Expected a loadable Qwen model"],
+    ),
+    "model without tokenizer": (
+        model_folder({"config.json": QWEN, "model.safetensors": b""}),
+        ["tokenizer.json", "got none"],
     ),
     "unknown target module": (
         fixed("adapter.target_modules=[nothing]", "data.customers=400"),
