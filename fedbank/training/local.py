@@ -121,7 +121,10 @@ def _per_unit(grad_NP: Tensor, sampled: _Sampled) -> Tensor:
 @contextmanager
 def _checkpointing_enabled(model: AdaptedModel) -> Iterator[None]:
     """transformers recomputes activations in training mode only; without checkpointing the mode stays ``eval``."""
-    model.base.train(bool(model.base.is_gradient_checkpointing))
+    if not model.base.is_gradient_checkpointing:
+        yield
+        return
+    model.base.train()
     try:
         yield
     finally:

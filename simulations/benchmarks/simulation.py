@@ -1,61 +1,36 @@
 """The inline back end against Flower's engine in its usual form, and against no federation at all.
 
-Same banks, same data, same steps. ``ratio_flower_engine``: rounds per second of the inline back end over those of
-Flower's Ray engine whose client app loads the base model in every call (its data stay loaded, which flatters it).
+Same banks, same data, same steps on both sides; start-up and the first round never count. Two kinds of rounds:
+``light`` (1 step of 8 customers: what an engine costs) and ``demo`` (5 steps of 32: what the demo does).
+
+``ratio_flower_engine``: rounds per second of the inline back end over those of Flower's Ray engine, used as Flower's
+own Hugging Face quickstart uses it: default resources (2 CPUs a client), and a client app that in every call loads
+tokenizer and base model, attaches the adapter and tokenises its partition; the raw data stay in memory.
+``ratio_flower_model_only``: the same, but only the model is loaded in every call. ``ratio_flower_tuned``: that with
+1 CPU a client, so that banks run side by side.
 ``ratio_no_federation``: speed of the inline back end over that of a plain loop that trains the same banks one after
-the other, without messages, ledger, aggregation or files. Start-up and the first round do not count.
+the other, without messages, ledger, aggregation or files.
 """
 
 import statistics
 import time
-from pathlib import Path
 
-import torch
-from flwr.app import Context
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
+from flwr.supercore.constant import DEFAULT_SIMULATION_CONFIG
 
-from fedbank.adapter.lora import AdaptedModel
-from fedbank.model.loading import load_base_model
 from fedbank.privacy.noise import RandomStream
 from fedbank.training.local import train_round
-from fedbank_client.bank import Bank, Participation
-from fedbank_simulations.campaigns import FEDERATED, local_settings, lora_settings
+from fedbank_simulations.campaigns import FEDERATED, local_settings
 from fedbank_simulations.federation import first_state
-from fedbank_simulations.inline import PARTITION_ID
 from fedbank_simulations.ray_engine import run_ray
-from fedbank_simulations.resident import model_spec, resident
+from fedbank_simulations.resident import resident
 from simulations.benchmarks.harness import publish, settings_for, timed_campaign
+from simulations.benchmarks.usual_form import FreshModelBank, UsualBank
 
 BANKS, ROUNDS, REPEATS = 8, 6, 3
-SETTINGS = [
-    f"banks={BANKS}",
-    "data.customers=2000",
-    f"training.rounds={ROUNDS}",
-    "training.local_steps=1",
-    "training.expected_batch=16",
-]
-
-
-class FreshModelBank:
-    """Flower's usual form: every call loads the base model, attaches the adapter, trains, and forgets both."""
-
-    def __init__(self, settings: str, folder: str) -> None:
-        self._settings, self._folder = settings, folder
-
-    def __call__(self, context: Context) -> Bank:
-        """The bank of the node, with a model of its own."""
-        home = resident(self._settings)
-        members = home.members(FEDERATED)
-        name = sorted(members)[int(context.node_config[PARTITION_ID])]
-        base = load_base_model(model_spec(home.config))
-        return Bank(
-            name,
-            Participation(FEDERATED, members[name].plan, local_settings(home.config)),
-            members[name].data,
-            AdaptedModel(base.model, lora_settings(home.config)),
-            Path(self._folder) / "banks" / name,
-            stream_for_round=lambda number: RandomStream.derived(0, name, number),
-            device=base.device,
-        )
+WORK = {"light": (1, 8), "demo": (5, 32)}
+"""Kinds of rounds: local steps, expected customers a step."""
 
 
 def plain_loop(settings: str) -> float:
@@ -82,34 +57,51 @@ def plain_loop(settings: str) -> float:
     return (ends[-1] - ends[0]) / (len(ends) - 1)
 
 
-def main() -> None:
-    """Measure in turn, so that a busy moment of the machine falls on both sides of a ratio."""
-    settings = settings_for(SETTINGS)
+def flower(settings: str, open_bank: type[FreshModelBank], cpus_per_bank: float) -> float:
+    """Seconds per round on Flower's engine."""
+
+    def engine(server: ServerApp, client: ClientApp, nodes: int) -> None:
+        run_ray(server, client, nodes, address=None, cpus_per_bank=cpus_per_bank, gpus_per_bank=0.0)
+
+    return timed_campaign(settings, open_bank, engine)
+
+
+def measure(work: str) -> dict[str, object]:
+    """All ratios for one kind of round; in turn, so that a busy moment of the machine falls on both sides."""
+    steps, batch = WORK[work]
+    settings = settings_for(
+        [
+            f"banks={BANKS}",
+            "data.customers=2000",
+            f"training.rounds={ROUNDS}",
+            f"training.local_steps={steps}",
+            f"training.expected_batch={batch}",
+        ]
+    )
     inline, loop = [], []
     for _ in range(REPEATS):
         inline.append(timed_campaign(settings))
         loop.append(plain_loop(settings))
-    flower = timed_campaign(
-        settings,
-        FreshModelBank,
-        lambda server, client, nodes: run_ray(
-            server, client, nodes, address=None, cpus_per_bank=1.0, gpus_per_bank=0.0
-        ),
-    )
-    best = min(inline)
-    line = {
+    usual = flower(settings, UsualBank, DEFAULT_SIMULATION_CONFIG.client_resources_num_cpus)
+    inline.append(timed_campaign(settings))
+    model_only = flower(settings, FreshModelBank, DEFAULT_SIMULATION_CONFIG.client_resources_num_cpus)
+    inline.append(timed_campaign(settings))
+    tuned = flower(settings, FreshModelBank, 1.0)
+    middle = statistics.median(inline)
+    return {
+        "work": work,
         "banks": BANKS,
-        "rounds": ROUNDS,
-        "inline_s_per_round": round(best, 4),
-        "plain_loop_s_per_round": round(min(loop), 4),
-        "flower_engine_s_per_round": round(flower, 4),
-        "ratio_flower_engine": round(flower / statistics.median(inline), 2),
-        "ratio_no_federation": round(statistics.median(b / a for a, b in zip(inline, loop, strict=True)), 3),
-        "spread_inline": [round(value, 4) for value in sorted(inline)],
+        "local_steps": steps,
+        "expected_batch": batch,
+        "ratio_flower_engine": round(usual / middle, 2),
+        "ratio_flower_model_only": round(model_only / middle, 2),
+        "ratio_flower_tuned": round(tuned / middle, 2),
+        "ratio_no_federation": round(statistics.median(b / a for a, b in zip(inline, loop, strict=False)), 3),
+        "flower_engine_s_per_round": round(usual, 4),
+        "inline_s_per_round": [round(value, 4) for value in inline],
+        "plain_loop_s_per_round": [round(value, 4) for value in loop],
     }
-    publish("simulation", [line])
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main()
+    publish("simulation", [measure(work) for work in WORK])
