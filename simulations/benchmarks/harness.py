@@ -7,7 +7,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -86,14 +86,17 @@ def machine() -> dict[str, Any]:
     }
 
 
-def publish(name: str, lines: Sequence[dict[str, Any]]) -> None:
-    """Write the report and print the lines: JSON with ``--json``, else the figures in words."""
+def publish(name: str, lines: Iterable[dict[str, Any]]) -> None:
+    """Print the lines as they come (JSON with ``--json``, else the figures in words), then write the report."""
     parser = argparse.ArgumentParser(prog=f"python -m simulations.benchmarks.{name}")
     parser.add_argument("--json", action="store_true", help="one JSON object per line and nothing else")
     as_json = parser.parse_args().json
-    complete = [{"benchmark": name, **line, "machine": machine()} for line in lines]
+    report = ""
+    for line in lines:
+        complete = {"benchmark": name, **line, "machine": machine()}
+        report += json.dumps(complete) + "\n"
+        words = "  ".join(f"{key}={value}" for key, value in complete.items() if key != "machine")
+        sys.stdout.write((json.dumps(complete) if as_json else words) + "\n")
+        sys.stdout.flush()
     REPORTS.mkdir(exist_ok=True)
-    (REPORTS / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in complete), "utf-8")
-    for line in complete:
-        text = json.dumps(line) if as_json else "  ".join(f"{k}={v}" for k, v in line.items() if k != "machine")
-        sys.stdout.write(text + "\n")
+    (REPORTS / f"{name}.jsonl").write_text(report, "utf-8")

@@ -28,9 +28,9 @@ from fedbank_simulations.resident import resident
 from simulations.benchmarks.harness import publish, settings_for, timed_campaign
 from simulations.benchmarks.usual_form import FreshModelBank, UsualBank
 
-BANKS, ROUNDS, REPEATS = 8, 6, 3
-WORK = {"light": (1, 8), "demo": (5, 32)}
-"""Kinds of rounds: local steps, expected customers a step."""
+BANKS, REPEATS = 8, 3
+WORK = {"light": (8, 1, 8), "demo": (3, 5, 32)}
+"""Kinds of rounds: how many, local steps, expected customers a step."""
 
 
 def plain_loop(settings: str) -> float:
@@ -39,7 +39,7 @@ def plain_loop(settings: str) -> float:
     members = home.members(FEDERATED)
     adapters = {name: dict(first_state(home).adapter) for name in members}
     ends = []
-    for number in range(1, ROUNDS + 1):
+    for number in range(1, home.config.training.rounds + 1):
         for name, member in members.items():
             stream = RandomStream.derived(0, FEDERATED, name, number)
             change = train_round(
@@ -68,12 +68,12 @@ def flower(settings: str, open_bank: type[FreshModelBank], cpus_per_bank: float)
 
 def measure(work: str) -> dict[str, object]:
     """All ratios for one kind of round; in turn, so that a busy moment of the machine falls on both sides."""
-    steps, batch = WORK[work]
+    rounds, steps, batch = WORK[work]
     settings = settings_for(
         [
             f"banks={BANKS}",
             "data.customers=2000",
-            f"training.rounds={ROUNDS}",
+            f"training.rounds={rounds}",
             f"training.local_steps={steps}",
             f"training.expected_batch={batch}",
         ]
@@ -104,4 +104,4 @@ def measure(work: str) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    publish("simulation", [measure(work) for work in WORK])
+    publish("simulation", (measure(work) for work in WORK))
