@@ -124,6 +124,4 @@ class Bank:
     def _keep(self, round_number: int, update: bytes) -> None:
         """Keep the newest update only: the one before was committed, or this round would not have been asked for."""
         write_atomic(self._path(round_number), update)
-        for path in self._path(round_number).parent.glob("round-*.safetensors"):
-            if path != self._path(round_number):
-                path.unlink()
+        self._path(round_number - 1).unlink(missing_ok=True)

@@ -37,7 +37,8 @@ class LoraSettings:
 class AdaptedModel:
     """A base model with one LoRA adapter whose tensors can be read and set as NumPy arrays.
 
-    ``parameters`` are the trainable ones, in the order of ``spec.trainable_shapes()``.
+    ``parameters`` are the trainable ones, in the order of ``spec.trainable_shapes()``; ``uses_checkpointing`` says whether
+    the base model was loaded with gradient checkpointing (asking transformers walks all modules, so it is asked once).
     """
 
     def __init__(self, model: Any, settings: LoraSettings) -> None:
@@ -61,6 +62,7 @@ class AdaptedModel:
                 "Qwen layers have q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and down_proj."
             ) from error
         self.base = self.peft_model.get_base_model()
+        self.uses_checkpointing = bool(self.base.is_gradient_checkpointing)
         self._layers = {
             name: module for name, module in self.peft_model.named_modules() if isinstance(module, LoraLayer)
         }

@@ -86,12 +86,15 @@ def _private_mean(
     device: torch.device,
 ) -> tuple[Tensor, ...]:
     """One step's release. An empty sample is a zero sum: noised and used like any other."""
-    total = plan.clip([parameter.new_zeros(0, *parameter.shape) for parameter in model.parameters])
+    total = None
     chosen = plan.sampling.draw(data.records_per_unit(), stream)
     for sampled in _micro_batches(data, chosen, micro_batch):
         batch = collate(data, sampled.records, sampled.weights, device)
         (record_losses(model.base, batch) * batch.weight_N).sum().backward()  # type: ignore[no-untyped-call]
-        total = total.plus(plan.clip([_per_unit(grad, sampled) for grad in gradients.take()]))
+        part = plan.clip([_per_unit(grad, sampled) for grad in gradients.take()])
+        total = part if total is None else total.plus(part)
+    if total is None:
+        total = plan.clip([parameter.new_zeros(0, *parameter.shape) for parameter in model.parameters])
     return plan.release(total, stream)
 
 
@@ -121,7 +124,7 @@ def _per_unit(grad_NP: Tensor, sampled: _Sampled) -> Tensor:
 @contextmanager
 def _checkpointing_enabled(model: AdaptedModel) -> Iterator[None]:
     """transformers recomputes activations in training mode only; without checkpointing the mode stays ``eval``."""
-    if not model.base.is_gradient_checkpointing:
+    if not model.uses_checkpointing:
         yield
         return
     model.base.train()

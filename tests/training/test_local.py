@@ -200,6 +200,7 @@ def test_checkpointing_recomputes_and_changes_nothing(
         model, count = make_model(), [0]
         if checkpointing:
             model.base.gradient_checkpointing_enable({"use_reentrant": reentrant})
+            model.uses_checkpointing = True
             model.base.enable_input_require_grads()
         model.base.model.layers[1].input_layernorm.register_forward_hook(
             lambda *args, count=count: count.__setitem__(0, count[0] + 1)
