@@ -37,8 +37,8 @@ class LoraSettings:
 class AdaptedModel:
     """A base model with one LoRA adapter whose tensors can be read and set as NumPy arrays.
 
-    ``parameters`` are the trainable ones, in the order of ``spec.trainable_shapes()``; ``uses_checkpointing`` says whether
-    the base model was loaded with gradient checkpointing (asking transformers walks all modules, so it is asked once).
+    ``parameters`` are the trainable ones, in the order of ``spec.trainable_shapes()``; ``uses_checkpointing`` says
+    whether the base model recomputes activations (asking transformers walks all modules, so it is asked once).
     """
 
     def __init__(self, model: Any, settings: LoraSettings) -> None:

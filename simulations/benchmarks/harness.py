@@ -87,10 +87,11 @@ def machine() -> dict[str, Any]:
 
 
 def publish(name: str, lines: Iterable[dict[str, Any]]) -> None:
-    """Print the lines as they come (JSON with ``--json``, else the figures in words), then write the report."""
+    """Print the lines as they come (JSON with ``--json``, else the figures in words) and keep them in the report."""
     parser = argparse.ArgumentParser(prog=f"python -m simulations.benchmarks.{name}")
     parser.add_argument("--json", action="store_true", help="one JSON object per line and nothing else")
     as_json = parser.parse_args().json
+    REPORTS.mkdir(exist_ok=True)
     report = ""
     for line in lines:
         complete = {"benchmark": name, **line, "machine": machine()}
@@ -98,5 +99,4 @@ def publish(name: str, lines: Iterable[dict[str, Any]]) -> None:
         words = "  ".join(f"{key}={value}" for key, value in complete.items() if key != "machine")
         sys.stdout.write((json.dumps(complete) if as_json else words) + "\n")
         sys.stdout.flush()
-    REPORTS.mkdir(exist_ok=True)
-    (REPORTS / f"{name}.jsonl").write_text(report, "utf-8")
+        (REPORTS / f"{name}.jsonl").write_text(report, "utf-8")
