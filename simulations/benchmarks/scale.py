@@ -10,6 +10,8 @@ import json
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -42,31 +44,26 @@ def measure(banks: int) -> dict[str, float]:
     return {"banks": banks, "s_per_bank_round": seconds / banks, "peak_rss_bytes": peak, "state_bytes": 4 * state}
 
 
-def main() -> None:
+def compare() -> Iterator[dict[str, Any]]:
     """One process per size, one line per size."""
-    rows = []
+    first: dict[str, float] | None = None
     for banks in SIZES:
         command = [sys.executable, "-m", "simulations.benchmarks.scale", "--measure", str(banks)]
-        rows.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-    first = rows[0]
-    lines = []
-    for row in rows:
+        row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        first = first or row
         extra = row["banks"] - first["banks"]
         growth = (row["peak_rss_bytes"] - first["peak_rss_bytes"]) / extra if extra else 0.0
-        lines.append(
-            {
-                **row,
-                "s_per_bank_round": round(row["s_per_bank_round"], 5),
-                "time_ratio": round(row["s_per_bank_round"] / first["s_per_bank_round"], 3),
-                "bytes_per_extra_bank": round(growth),
-                "memory_ratio": round(growth / row["state_bytes"], 3),
-            }
-        )
-    publish("scale", lines)
+        yield {
+            **row,
+            "s_per_bank_round": round(row["s_per_bank_round"], 5),
+            "time_ratio": round(row["s_per_bank_round"] / first["s_per_bank_round"], 3),
+            "bytes_per_extra_bank": round(growth),
+            "memory_ratio": round(growth / row["state_bytes"], 3),
+        }
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--measure"]:
         sys.stdout.write(json.dumps(measure(int(sys.argv[2]))))
     else:
-        main()
+        publish("scale", compare())
