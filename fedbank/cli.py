@@ -37,6 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FedBankError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_USER_ERROR
+    except OSError as error:
+        where = f" at {error.filename}" if error.filename else ""
+        sys.stderr.write(
+            f"Expected to read and write files, got: {error.strerror or error}{where}. Free space or mend the "
+            "permissions; a simulation continues with fedbank simulate resume=DIR.\n"
+        )
+        return EXIT_USER_ERROR
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
         return EXIT_INTERRUPTED

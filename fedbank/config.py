@@ -13,6 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -175,7 +176,14 @@ def load_simulate(overrides: Sequence[str]) -> SimulateConfig:
 
 def parse_simulate(text: str) -> SimulateConfig:
     """The settings that ``to_yaml`` wrote."""
-    config = _typed(OmegaConf.create(text))
+    try:
+        written = OmegaConf.create(text)
+        keys = set(_names("", OmegaConf.to_container(written)))
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError("Expected the settings of a run in config.yaml, got no YAML. Restore the file.") from error
+    if missing := sorted(set(_setting_names()) - keys):
+        raise ConfigError(f"Expected every setting in config.yaml, got none for {missing[0]}. Restore the file.")
+    config = _typed(written)
     _check(config)
     return config
 
@@ -256,16 +264,19 @@ def _nearest(word: str, known: Sequence[str]) -> str:
 
 
 def _setting_names() -> list[str]:
-    def names(prefix: str, value: Any) -> list[str]:
-        if not isinstance(value, dict):
-            return [prefix]
-        return [prefix, *(name for key, child in value.items() for name in names(f"{prefix}.{key}", child))]
+    return _names("", OmegaConf.to_container(OmegaConf.structured(SimulateConfig())))
 
-    schema: Any = OmegaConf.to_container(OmegaConf.structured(SimulateConfig()))
-    return [name for key, value in schema.items() for name in names(key, value)]
+
+def _names(prefix: str, value: Any) -> list[str]:
+    """The dotted names of all settings in a tree, sections included."""
+    if not isinstance(value, dict):
+        return []
+    return [name for key, child in value.items() for name in (f"{prefix}{key}", *_names(f"{prefix}{key}.", child))]
 
 
 _PATHS = ("output", "resume", "data.path", "model.path")
+
+_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 _Rule = tuple[str, Callable[[Any], bool], str]
 
@@ -276,11 +287,11 @@ _RULES: tuple[_Rule, ...] = (
     ("data.max_records", lambda v: v is None or 1 <= v <= 1000, "from 1 to 1000"),
     ("partition.kind", lambda v: v in ("key", "dirichlet", "iid"), "key, dirichlet or iid"),
     ("partition.alpha", lambda v: v is None or v > 0, "a positive number"),
-    ("partition.size_exponent", lambda v: v >= 0, "0 or more"),
+    ("partition.size_exponent", lambda v: 0 <= v <= 10, "from 0 to 10"),
     ("model.max_length", lambda v: v >= 16, "at least 16 tokens"),
     ("adapter.rank", lambda v: 1 <= v <= 512, "from 1 to 512"),
     ("adapter.alpha", lambda v: v > 0, "a positive number"),
-    ("adapter.target_modules", lambda v: len(v) > 0, "at least one module name"),
+    ("adapter.target_modules", lambda v: bool(v) and set(v) <= set(_MODULES), "names among " + ", ".join(_MODULES)),
     ("adapter.last_layers", lambda v: v is None or v >= 1, "at least 1"),
     ("privacy.epsilon", lambda v: v is None or 0 < v < float("inf"), "a positive number"),
     ("privacy.delta", lambda v: v is None or 0 < v < 1, "between 0 and 1"),
@@ -307,7 +318,10 @@ _RULES: tuple[_Rule, ...] = (
     ("simulation.backend", lambda v: v in ("inline", "ray"), "inline or ray"),
     ("simulation.cpus_per_bank", lambda v: v > 0, "a positive number"),
     ("simulation.gpus_per_bank", lambda v: v >= 0, "0 or more"),
-    ("simulation.threads", lambda v: v is None or v >= 1, "at least 1"),
+    ("simulation.threads", lambda v: v is None or 1 <= v <= 256, "from 1 to 256"),
+    ("model.device", lambda v: bool(re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", v)), "auto, cpu, mps or cuda"),
+    ("data.name", lambda v: v in ("synthetic", "ask_cfpb", "jsonl", "csv"), "synthetic, ask_cfpb, jsonl or csv"),
+    *((name, lambda v: v is None or bool(v.strip()), "a path") for name in _PATHS),
 )
 
 

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     """Write ``content`` so that ``path`` holds the old bytes or the new ones, never a part.
 
     Temporary file in the same folder, fsync, rename, fsync of the folder (rename(2) is atomic on POSIX).
@@ -16,6 +16,7 @@ def write_atomic(path: Path, content: bytes) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
+            os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         Path(temporary).replace(path)
     except BaseException:
@@ -25,13 +26,13 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def append_durable(path: Path, line: bytes) -> None:
-    """Append one ``line`` (without its newline) and return only when it is on disk.
+    """Append one ``line`` (without its newline) and return only when it is on disk; a new file is its owner's only.
 
     A last line that a crash cut short (no newline) is dropped first: its writer never returned.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     is_new = not path.exists()
-    with path.open("ab") as file:
+    with os.fdopen(os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o600), "ab") as file:
         file.truncate(_complete_length(path))
         file.write(line + b"\n")
         file.flush()

@@ -5,9 +5,8 @@ from collections.abc import Callable
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedbank.adapter.update import PAYLOAD, RECORD
 from fedbank_client.bank import Bank
-
-_RECORD, _PAYLOAD = "fedbank", "payload"
 
 
 def make_client_app(open_bank: Callable[[Context], Bank]) -> ClientApp:
@@ -20,7 +19,7 @@ def make_client_app(open_bank: Callable[[Context], Bank]) -> ClientApp:
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        payload = message.content.config_records[_RECORD][_PAYLOAD]
+        payload = message.content.config_records[RECORD][PAYLOAD]
         if not isinstance(payload, bytes):
             raise TypeError(f"expected bytes, got {type(payload).__name__}")
         return _reply(message, open_bank(context).train(payload))
@@ -30,4 +29,4 @@ def make_client_app(open_bank: Callable[[Context], Bank]) -> ClientApp:
 
 def _reply(message: Message, payload: bytes) -> Message:
     """One record with one value and nothing else: this is all that leaves the bank."""
-    return Message(RecordDict({_RECORD: ConfigRecord({_PAYLOAD: payload})}), reply_to=message)
+    return Message(RecordDict({RECORD: ConfigRecord({PAYLOAD: payload})}), reply_to=message)

@@ -89,8 +89,12 @@ class Bank:
         change = train_round(
             self._model, self._data, plan, settings, request.adapter, stream=stream, device=self._device
         )
-        if not any(np.any(tensor) for tensor in change.values()):
-            raise RunError(f"Expected training to move the adapter, got no change at all in round {request.round}.")
+        # Noise moves every weight. Without noise, an empty sample rightly moves none.
+        if plan.private and not any(np.any(tensor) for tensor in change.values()):
+            raise RunError(
+                f"Expected training to move the adapter, got no change at all in round {request.round}. "
+                "The adapter is not attached to the model that runs; nothing was sent."
+            )
         return Update(
             request.campaign, request.round, self.name, base_digest, plan.digest(), settings.num_steps, change
         )
@@ -117,11 +121,17 @@ class Bank:
         if not path.exists():
             return None
         content = path.read_bytes()
-        kept = Update.from_bytes(content, self._model.spec)
+        try:
+            kept = Update.from_bytes(content, self._model.spec)
+        except UpdateError as error:
+            raise RunError(
+                f"Expected the finished update of round {round_number} in {path}, got a damaged file. Delete it to "
+                "train the round again, which a bank with secure noise is charged for again."
+            ) from error
         agreed = (self._participation.campaign, self._participation.plan.digest(), base_digest)
         return content if (kept.campaign, kept.plan_digest, kept.base_digest) == agreed else None
 
     def _keep(self, round_number: int, update: bytes) -> None:
         """Keep the newest update only: the one before was committed, or this round would not have been asked for."""
-        write_atomic(self._path(round_number), update)
+        write_atomic(self._path(round_number), update, mode=0o600)
         self._path(round_number - 1).unlink(missing_ok=True)

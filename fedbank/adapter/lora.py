@@ -17,7 +17,8 @@ from fedbank.adapter.state import AdapterSpec, LoraPair, Tensors, to_bytes
 from fedbank.durable import write_atomic
 from fedbank.errors import ModelError
 
-_ADAPTER = "default"
+ADAPTER = "default"
+"""PEFT's name for the one adapter of a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +88,8 @@ class AdaptedModel:
         found = []
         for layer in self._layers.values():
             for container in (layer.lora_A, layer.lora_B):
-                if container[_ADAPTER].weight.requires_grad:
-                    found.append((container, container[_ADAPTER]))
+                if container[ADAPTER].weight.requires_grad:
+                    found.append((container, container[ADAPTER]))
         return found
 
     def read(self) -> dict[str, NDArray[np.float32]]:
@@ -107,8 +108,8 @@ class AdaptedModel:
     def _by_name(self) -> dict[str, nn.Parameter]:
         parameters = {}
         for pair, layer in zip(self.spec.pairs, self._layers.values(), strict=True):
-            parameters[pair.a_name] = layer.lora_A[_ADAPTER].weight
-            parameters[pair.b_name] = layer.lora_B[_ADAPTER].weight
+            parameters[pair.a_name] = layer.lora_A[ADAPTER].weight
+            parameters[pair.b_name] = layer.lora_B[ADAPTER].weight
         return parameters
 
 

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from fedbank.adapter.state import AdapterSpec, Tensors, from_bytes, to_bytes
 from fedbank.errors import UpdateError
 
+RECORD, PAYLOAD = "fedbank", "payload"
+"""The one record of a message and its one value: the names on the wire, for both apps."""
+
 
 @dataclass(frozen=True, slots=True)
 class RoundRequest:

@@ -26,6 +26,7 @@ class EncodedUnits:
     record_starts: NDArray[np.int64]
     answer_offsets: NDArray[np.int32]
     unit_starts: NDArray[np.int64]
+    end_token: int | None = None
 
     @property
     def num_units(self) -> int:
@@ -40,6 +41,13 @@ class EncodedUnits:
     def records_per_unit(self) -> NDArray[np.int64]:
         """(U,) number of records of every customer."""
         return np.diff(self.unit_starts)
+
+    def complete(self) -> NDArray[np.bool_]:
+        """(R,) whether a record ends with ``end_token``: an answer that was cut to fit does not."""
+        if self.end_token is None:
+            return np.ones(self.num_records, bool)
+        complete: NDArray[np.bool_] = self.tokens[self.record_starts[1:] - 1] == self.end_token
+        return complete
 
     def record(self, index: int) -> NDArray[np.int32]:
         """The tokens of one record."""
@@ -86,11 +94,13 @@ class Encoder:
             np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
             np.asarray(offsets, np.int32),
             np.concatenate([[0], np.cumsum([len(unit.inquiries) for unit in units], dtype=np.int64)]),
+            self._end[0],
         )
 
-    def prompt(self, question: str) -> list[int]:
-        """The tokens that ask ``question`` and open the answer."""
-        return self._before + self._text_tokens([question])[0] + self._after
+    def prompt(self, question: str, answer: str = "") -> list[int]:
+        """The tokens that ask ``question`` and open the answer, cut as in a record with this reference ``answer``."""
+        prompt, _ = self._fit(self._text_tokens([question])[0], self._text_tokens([answer])[0] + self._end)
+        return prompt
 
     def _fit(self, question: list[int], completion: list[int]) -> tuple[list[int], list[int]]:
         frame = len(self._before) + len(self._after)

@@ -54,7 +54,7 @@ def read_inquiries(path: Path, format: Literal["jsonl", "csv"], columns: Columns
     """All inquiries of the file at ``path``, in file order.
 
     Questions and answers are kept as written. Customer, key and language lose surrounding white space and a
-    number becomes its decimal text (``17`` and ``17.0`` are one customer: splitting a customer in two would
+    number becomes its decimal text (in JSON, ``17`` and ``17.0`` are one customer: splitting a customer in two would
     halve their protection). An empty key or language is ``""``; every other part must be there.
 
     Raises:

@@ -43,8 +43,8 @@ class Ledger:
         costs nothing. With a secure stream the noise would be fresh, so every execution is a charge of its own.
 
         Raises:
-            PrivacyError: the campaign would pass ``max_steps`` steps, the same stream would cover two releases
-                (their difference would be free of noise), or the ledger is damaged. Nothing is written.
+            PrivacyError: the campaign would pass ``max_steps`` steps or change its plan, the same stream would cover
+                two releases (their difference would be free of noise), or the ledger is damaged. Nothing is written.
         """
         earlier = self.charges()
         if charge.replay_id is not None:
@@ -55,7 +55,13 @@ class Ledger:
                     f"Expected a random stream of its own for round {charge.round} of {charge.campaign}, got one that "
                     "another release has used: their difference would carry no noise. Nothing was trained."
                 )
-        spent = sum(other.num_steps for other in earlier if other.campaign == charge.campaign)
+        campaign = [other for other in earlier if other.campaign == charge.campaign]
+        if any(other.plan_digest != charge.plan_digest for other in campaign):
+            raise PrivacyError(
+                f"Expected round {charge.round} of {charge.campaign} under the plan of its earlier rounds, "
+                "got another plan, whose epsilon would not count them. Begin a new campaign. Nothing was trained."
+            )
+        spent = sum(other.num_steps for other in campaign)
         if spent + charge.num_steps > max_steps:
             raise PrivacyError(
                 f"Round {charge.round} would bring {charge.campaign} to {spent + charge.num_steps} private steps; "

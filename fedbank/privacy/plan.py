@@ -146,6 +146,11 @@ class PrivacyPlan:
                 "8 is a usual value, smaller protects more; privacy=off trains without any protection."
             )
         chosen_delta = min(1e-5, declared_size(customers) ** -1.1) if delta is None else delta
+        if chosen_delta >= 1 / declared_size(customers):
+            raise PrivacyError(
+                f"Expected privacy.delta below 1/{declared_size(customers)}, one over the number of customers, got "
+                f"{chosen_delta}: it would allow to publish one customer whole. Leave privacy.delta empty to derive it."
+            )
         noise_multiplier = _calibrate(sampling.sampling_prob, sampling.num_steps, target_epsilon, chosen_delta)
         return cls(sampling, noise_multiplier, clip_norm, chosen_delta)
 

@@ -17,7 +17,8 @@ class Evaluation:
     """Mean over ``n`` records of the mean nats per answer token, and the share answered exactly.
 
     A record counts as exact if every token of the reference answer, its end included, is the most likely one
-    after the reference's beginning: then, and only then, greedy decoding writes the reference.
+    after the reference's beginning: then, and only then, greedy decoding writes the reference. A reference that was cut
+    to fit the model's length is never matched.
     """
 
     nll: float
@@ -51,4 +52,4 @@ def score_records(
         hits_N = zeros.index_add(0, batch.row_M, hits_M.double())
         nll_R[records] = (sums_N / batch.answer_length_N).cpu().numpy()
         exact_R[records] = (hits_N == batch.answer_length_N).cpu().numpy()
-    return nll_R, exact_R
+    return nll_R, exact_R & data.complete()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedbank.adapter.lora import AdaptedModel
+from fedbank.adapter.lora import ADAPTER, AdaptedModel
 
 
 class _Collected:
@@ -80,9 +80,9 @@ def per_record_gradients(model: AdaptedModel) -> Iterator[PerRecordGradients]:
     places = model.trainable_linears()
     taps = [_TappedLinear(linear) for _, linear in places]
     for (container, _), tap in zip(places, taps, strict=True):
-        container["default"] = tap
+        container[ADAPTER] = tap
     try:
         yield PerRecordGradients(taps)
     finally:
         for container, linear in places:
-            container["default"] = linear
+            container[ADAPTER] = linear

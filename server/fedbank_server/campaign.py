@@ -14,12 +14,11 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedbank.adapter.state import Tensors
-from fedbank.adapter.update import RoundRequest, Update
+from fedbank.adapter.update import PAYLOAD, RECORD, RoundRequest, Update
 from fedbank.aggregation.rounds import CampaignTerms, GlobalState, Round
 from fedbank.errors import RunError
 from fedbank_server.store import CampaignStore
 
-_RECORD, _PAYLOAD = "fedbank", "payload"
 _NODES_TIMEOUT_S = 120.0
 
 
@@ -32,6 +31,15 @@ class CommittedRound:
     seconds: float
     bytes_up: int
     bytes_down: int
+
+    def costs(self) -> dict[str, float]:
+        """What the round cost, as it is stored with the state."""
+        return {
+            "seconds": round(self.seconds, 4),
+            "bytes_up": self.bytes_up,
+            "bytes_down": self.bytes_down,
+            "update_norm": self.change_norm,
+        }
 
 
 class Observer(Protocol):
@@ -108,9 +116,10 @@ class Campaign:
         if current.missing:
             return None
         next_state, change = current.commit()
-        self._store.save(next_state)
+        _check_finite(next_state)
         seconds = time.monotonic() - began
         committed = CommittedRound(next_state, _norm(change), seconds, bytes_up, len(request) * len(nodes))
+        self._store.save(next_state, committed.costs())
         self._observer.round_committed(committed)
         return committed
 
@@ -129,7 +138,7 @@ class Campaign:
 
 def request_content(payload: bytes) -> RecordDict:
     """One record with one value: a message of Flower costs a request for every object in it."""
-    return RecordDict({_RECORD: ConfigRecord({_PAYLOAD: payload})})
+    return RecordDict({RECORD: ConfigRecord({PAYLOAD: payload})})
 
 
 def reply_payload(message: Message) -> bytes:
@@ -138,11 +147,21 @@ def reply_payload(message: Message) -> bytes:
         raise RunError(
             f"Expected a reply from node {message.metadata.src_node_id}, got an error: {message.error.reason}"
         )
-    payload = message.content.config_records[_RECORD][_PAYLOAD]
+    payload = message.content.config_records[RECORD][PAYLOAD]
     if not isinstance(payload, bytes):
         raise RunError(f"Expected bytes from node {message.metadata.src_node_id}, got {type(payload).__name__}.")
     return payload
 
 
+def _check_finite(state: GlobalState) -> None:
+    if not all(np.isfinite(tensor).all() for tensor in state.adapter.values()):
+        raise RunError(
+            f"Expected a finite global adapter after round {state.round}, got infinity or NaN: training diverged. "
+            "Lower aggregation.learning_rate or training.learning_rate. The round was not committed."
+        )
+
+
 def _norm(tensors: Tensors) -> float:
-    return float(np.sqrt(sum(float(np.square(tensor, dtype=np.float64).sum()) for tensor in tensors.values())))
+    """To six digits: the last ones depend on how memory happens to be aligned."""
+    norm = np.sqrt(sum(float(np.square(tensor, dtype=np.float64).sum()) for tensor in tensors.values()))
+    return float(f"{norm:.6g}")

@@ -1,6 +1,7 @@
 """Where a campaign's committed rounds live, so that the same campaign continues after a crash."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +24,20 @@ class CampaignStore:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def save(self, state: GlobalState) -> None:
-        """Commit ``state``: after a crash at any moment ``load`` returns it or the one before."""
+    def save(self, state: GlobalState, costs: Mapping[str, float]) -> None:
+        """Commit ``state`` with what its round cost: after a crash ``load`` returns it or the one before."""
         tensors: dict[str, NDArray[np.float32]] = {}
         for prefix, group in zip(_PREFIXES, (state.adapter, state.step.first, state.step.second), strict=True):
             tensors |= {f"{prefix}/{name}": np.ascontiguousarray(tensor) for name, tensor in group.items()}
-        header = {"round": str(state.round), "digest": _digest(state.round, tensors)}
+        header = {"round": str(state.round), "digest": _digest(state.round, tensors), "costs": json.dumps(costs)}
         write_atomic(self._path, save(tensors, metadata=header))
+
+    def costs(self) -> dict[str, float]:
+        """What the last committed round cost; empty before the first."""
+        if not self._path.exists():
+            return {}
+        costs: dict[str, float] = json.loads(_header(self._path.read_bytes())["costs"])
+        return costs
 
     def load(self, spec: AdapterSpec) -> GlobalState | None:
         """The newest committed state, or ``None`` before the first commit; ``RunError`` if the file is damaged."""
@@ -37,7 +45,7 @@ class CampaignStore:
             return None
         content = self._path.read_bytes()
         try:
-            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+            header = _header(content)
             tensors = load(content)
             groups = [
                 {name.removeprefix(f"{prefix}/"): t for name, t in tensors.items() if name.startswith(f"{prefix}/")}
@@ -57,6 +65,11 @@ class CampaignStore:
             f"Expected the committed adapter of a campaign in {self._path}, got a damaged file or another adapter. "
             "Restore it from a backup or start the run again in a new folder."
         )
+
+
+def _header(content: bytes) -> dict[str, str]:
+    header: dict[str, str] = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+    return header
 
 
 def _digest(round_number: int, tensors: dict[str, NDArray[np.float32]]) -> str:

@@ -48,7 +48,8 @@ def members_of(campaign: str, config: SimulateConfig, scenario: Scenario) -> dic
     batch = config.training.expected_batch
     if campaign == CENTRALIZED:
         pooled = pool([bank.train for bank in scenario.banks.values()])
-        return {_POOLED: Member(pooled, make_plan(config, pooled.num_units, batch * len(scenario.banks)))}
+        per_step = sum(min(batch, declared_size(bank.train.num_units)) for bank in scenario.banks.values())
+        return {_POOLED: Member(pooled, make_plan(config, pooled.num_units, per_step))}
     protected = config.privacy.enabled and campaign != NONPRIVATE
     names = [campaign.removeprefix(f"{LOCAL}/")] if campaign.startswith(f"{LOCAL}/") else list(scenario.banks)
     return {

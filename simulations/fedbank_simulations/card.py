@@ -13,13 +13,18 @@ _LABELS = {
 }
 
 
+def format_nll(nll: float | None) -> str:
+    """Four decimals, or a word where training diverged."""
+    return "diverged" if nll is None else f"{nll:.4f}"
+
+
 def model_card(config: SimulateConfig, base_reference: str, results: dict[str, Any]) -> str:
     """A Hugging Face model card (YAML front matter and Markdown)."""
     banks = results["banks"]
     customers = sum(bank["customers"] for bank in banks.values())
     promise = "\n".join(f"- {name}: {values['guarantee']}" for name, values in results["privacy"].items())
     scores = "\n".join(
-        f"| {_LABELS[name]} | {values['nll']:.4f} | {100 * values['exact_match']:.1f} % | {values['n']} |"
+        f"| {_LABELS[name]} | {format_nll(values['nll'])} | {100 * values['exact_match']:.1f} % | {values['n']} |"
         for name, values in results["evaluation"].items()
         if values is not None
     )

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -13,12 +14,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fedbank.config import config_dir, expand_sweep, load_simulate
+from fedbank.config import config_dir, expand_sweep, load_simulate, to_yaml
+from fedbank.durable import write_atomic
 from fedbank.errors import ConfigError
 from fedbank.privacy.accounting import round_up
+from fedbank_simulations.card import format_nll
 from fedbank_simulations.folder import CONFIG, choose_output
 
 _EXIT_INTERRUPTED = 130
+_SWEEP = "runs.json"
 _LABELS = {
     "base": "base model",
     "local_only": "average bank alone",
@@ -93,7 +97,8 @@ def _run(overrides: Sequence[str], console: Console) -> dict[str, Any] | None:
             console.print("Interrupted before anything was written.")
             return None
         console.print(
-            f"Interrupted; no committed round is lost. Continue with: fedbank simulate resume={folder}",
+            "Interrupted; no committed round is lost. Continue with: "
+            f"fedbank simulate resume={shlex.quote(str(folder))}",
             highlight=False,
             soft_wrap=True,
         )
@@ -101,28 +106,46 @@ def _run(overrides: Sequence[str], console: Console) -> dict[str, Any] | None:
 
 
 def _sweep(overrides: Sequence[str], console: Console, *, as_json: bool) -> int:
-    """Run every combination under ``output=DIR`` (default: a dated folder), each in a folder of its own."""
+    """Run every combination under ``output=DIR`` (default: a dated folder), each in a folder of its own.
+
+    The same sweep on the same folder continues: finished runs are skipped, interrupted ones resumed.
+    """
     fixed = [o for o in overrides if not o.startswith("output=")]
     named = next((o.removeprefix("output=") for o in overrides if o.startswith("output=")), None)
+    if any(o.startswith("resume=") for o in fixed):
+        raise ConfigError("Expected either -m or resume=DIR, got both. Repeat the sweep's own command to continue it.")
     runs = expand_sweep(fixed)
     for run in runs:
         load_simulate(run)
-    parent = choose_output(named)
+    parent = _sweep_folder(named, runs)
     varied = {o for run in runs for o in run if sum(o in other for other in runs) < len(runs)}
     finished = []
     for number, run in enumerate(runs):
-        name = f"{number:03d}_" + "_".join(o.replace("/", "-") for o in run if o in varied)
-        console.print(f"[{number + 1}/{len(runs)}] {name}", style="bold", highlight=False, markup=False)
-        results = _run([*run, f"output={parent / name}"], console)
+        folder = parent / (f"{number:03d}_" + "_".join(o.replace("/", "-") for o in run if o in varied))
+        console.print(f"[{number + 1}/{len(runs)}] {folder.name}", style="bold", highlight=False, markup=False)
+        began = (folder / CONFIG).is_file()
+        results = _run([f"resume={folder}"] if began else [*run, f"output={folder}"], console)
         if results is None:
             return _EXIT_INTERRUPTED
-        finished.append({"run": str(parent / name), "results": results})
+        finished.append({"run": str(folder), "results": results})
     if as_json:
         sys.stdout.write(json.dumps(finished, indent=2, ensure_ascii=False) + "\n")
     console.print(
-        f"{len(runs)} runs in {parent}. Draw them with: fedbank report {parent}", highlight=False, soft_wrap=True
+        f"{len(runs)} runs in {parent}. Draw them with: fedbank report {shlex.quote(str(parent))}",
+        highlight=False,
+        soft_wrap=True,
     )
     return 0
+
+
+def _sweep_folder(named: str | None, runs: list[list[str]]) -> Path:
+    """A new folder for the sweep, or the one in which this very sweep began."""
+    plan = json.dumps(runs, indent=1).encode()
+    if named is not None and (Path(named) / _SWEEP).is_file() and (Path(named) / _SWEEP).read_bytes() == plan:
+        return Path(named)
+    folder = choose_output(named)
+    write_atomic(folder / _SWEEP, plan)
+    return folder
 
 
 @contextmanager
@@ -150,7 +173,7 @@ def _print_summary(results: dict[str, Any], console: Console) -> None:
         values = results["evaluation"].get(name)
         if values is not None:
             exact = f"{100 * values['exact_match']:.1f} %"
-            table.add_row(label, f"{values['nll']:.4f}", exact, str(values["n"]))
+            table.add_row(label, format_nll(values["nll"]), exact, str(values["n"]))
     console.print(table)
     console.print(_privacy_table(results))
     promises = {values["guarantee"] for values in results["privacy"].values()}
@@ -186,6 +209,8 @@ def _settings_help() -> str:
         for group in sorted(folder.iterdir())
         if group.is_dir()
     )
-    primary = (folder / "simulate.yaml").read_text("utf-8")
-    about = "settings (conf/simulate.yaml; each choice adds its own, e.g. training.rounds):"
-    return f"choices:\n{groups}\n\n{about}\n\n{primary}"
+    settings = to_yaml(load_simulate([]))
+    return (
+        f"choices:\n{groups}\n\nall settings with their defaults (nested names take dots: training.rounds=20); "
+        f"conf/ explains each:\n\n{settings}\nexit codes: 0 done, 2 something to put right, 130 interrupted\n"
+    )

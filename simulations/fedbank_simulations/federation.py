@@ -1,19 +1,21 @@
 """Runs one campaign of a simulation to its end on the chosen back end, or to where it was stopped."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fedbank.adapter.state import initial_state
 from fedbank.aggregation.rounds import GlobalState
 from fedbank.errors import RunError
+from fedbank.privacy.ledger import Ledger
+from fedbank.privacy.plan import PrivacyPlan
 from fedbank_client.app import make_client_app
 from fedbank_server.app import make_server_app
 from fedbank_server.campaign import Campaign
 from fedbank_server.store import CampaignStore
-from fedbank_simulations.campaigns import FEDERATED, make_terms
+from fedbank_simulations.campaigns import FEDERATED, Member, make_terms
 from fedbank_simulations.inline import run_inline
 from fedbank_simulations.recorder import Progress, Recorder
-from fedbank_simulations.resident import OpenSimulatedBank, Resident
+from fedbank_simulations.resident import OpenSimulatedBank, Resident, bank_folder
 
 
 def campaign_folder(output: Path, campaign: str) -> Path:
@@ -37,7 +39,11 @@ def run_campaign(
     initial = first_state(home)
     state = store.load(home.model.spec) or initial
     progress.campaign_started(campaign, len(members), home.config.training.rounds, state.round)
-    _catch_up(recorder, state, initial)
+    _check_books(recorder, home, folder, members, state)
+    if not recorder.recorded():
+        recorder.record(initial, {})
+    if recorder.recorded()[-1] < state.round:  # a crash came between the commit and its line
+        recorder.record(state, store.costs())
     terms = make_terms(campaign, home.config, home.model.spec, members)
     server = make_server_app(Campaign(terms, store, initial, recorder, stop=stop))
     client = make_client_app(OpenSimulatedBank(settings, campaign, str(folder.resolve())))
@@ -66,11 +72,22 @@ def run_campaign(
     return final
 
 
-def _catch_up(recorder: Recorder, state: GlobalState, initial: GlobalState) -> None:
-    """Record what a crash left out: the base model's line, or that of a round committed just before the crash."""
-    recorded = {line["round"] for line in recorder.lines()}
-    nothing = {"seconds": 0.0, "bytes_up": 0, "bytes_down": 0, "update_norm": 0.0}
-    if 0 not in recorded:
-        recorder.record(0, initial.adapter, initial.digest(), nothing)
-    if state.round not in recorded and state.round > 0:
-        recorder.record(state.round, state.adapter, state.digest(), nothing)
+def _check_books(
+    recorder: Recorder, home: Resident, folder: Path, members: Mapping[str, Member], state: GlobalState
+) -> None:
+    """State, rounds and ledgers must tell the same story; ``RunError`` if a file was lost, cut or replaced."""
+    recorded = recorder.recorded()
+    last = len(recorded) - 1
+    if recorded != list(range(len(recorded))) or not state.round - 1 <= last <= max(state.round, 0):
+        raise RunError(
+            f"Expected rounds.jsonl in {folder} to hold the rounds 0 to {state.round} of state.safetensors, "
+            f"got {recorded}. Restore both from a backup or start the run again in a new folder."
+        )
+    for name, member in members.items():
+        if isinstance(member.plan, PrivacyPlan):
+            charged = {charge.round for charge in Ledger(bank_folder(folder, name) / "ledger.jsonl").charges()}
+            if missing := set(range(1, state.round + 1)) - charged:
+                raise RunError(
+                    f"Expected the ledger of {name} in {folder} to hold every committed round, "
+                    f"got none of {sorted(missing)}. Restore it from a backup: the privacy spent is unknown."
+                )

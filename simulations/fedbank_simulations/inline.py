@@ -1,8 +1,9 @@
 """Flower's ``Grid`` in one process: no server, no sockets, no copies; the base model is loaded once.
 
 A message runs the ``ClientApp`` when its reply is pulled, one node after the other. What an app raises is
-raised to the caller of ``pull_messages``. The only private hook of this package is ``TaskIdentity``, which
-Flower's ``Message`` reads; ``_set_identity`` fails loudly should an upgrade change it.
+raised to the caller of ``pull_messages``. Private parts of Flower used here, and nowhere else in this package:
+``TaskIdentity`` (read by ``Message``; ``_set_identity`` fails loudly should an upgrade change it), ``Run``, and a
+message's ``_message_id``, which Flower's own grids set in the same way.
 """
 
 import time

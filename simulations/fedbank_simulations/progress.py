@@ -1,6 +1,5 @@
 """Progress for people: a live view on a terminal, plain lines otherwise."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -82,14 +81,3 @@ def shown(console: Console, total_updates: int) -> Iterator[PlainProgress | Live
     )
     with RichProgress(*columns, console=console, transient=True) as bar:
         yield LiveProgress(console, bar, total_updates)
-
-
-class Stopwatch:
-    """Seconds since it was made."""
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-
-    def seconds(self) -> float:
-        """Elapsed so far."""
-        return time.monotonic() - self._began

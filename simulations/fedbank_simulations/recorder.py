@@ -5,14 +5,17 @@ which in a deployment stay inside the banks.
 """
 
 import json
+import math
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 from fedbank.adapter.state import Tensors
+from fedbank.aggregation.rounds import GlobalState
 from fedbank.data.encode import EncodedUnits
 from fedbank.durable import append_durable, read_lines
+from fedbank.errors import RunError
 from fedbank.privacy.accounting import round_up
 from fedbank.privacy.plan import PrivacyPlan
 from fedbank.training.evaluate import Evaluation, evaluate
@@ -43,9 +46,9 @@ class Recorder:
         self._path = folder / "rounds.jsonl"
         self._progress = progress
 
-    def lines(self) -> list[dict[str, Any]]:
-        """The rounds recorded so far, oldest first."""
-        return [json.loads(line) for line in read_lines(self._path)]
+    def recorded(self) -> list[int]:
+        """Numbers of the rounds recorded so far, oldest first."""
+        return [int(line["round"]) for line in read_rounds(self._path)]
 
     def update_admitted(self, round_number: int, bank: str) -> None:
         """Pass on to the progress display."""
@@ -53,29 +56,23 @@ class Recorder:
 
     def round_committed(self, committed: CommittedRound) -> None:
         """Score the new global adapter and append its line."""
-        state = committed.state
-        costs = {
-            "seconds": round(committed.seconds, 4),
-            "bytes_up": committed.bytes_up,
-            "bytes_down": committed.bytes_down,
-            "update_norm": committed.change_norm,
-        }
-        self.record(state.round, state.adapter, state.digest(), costs)
+        self.record(committed.state, committed.costs())
 
-    def record(self, round_number: int, adapter: Tensors, sha256: str, costs: dict[str, Any]) -> None:
-        """Append the line of one round; ``costs`` are zero for the base model and unknown after a crash."""
+    def record(self, state: GlobalState, costs: dict[str, float]) -> None:
+        """Append the line of one round; ``costs`` are those stored with its state, none for the base model."""
+        round_number, adapter = state.round, state.adapter
         scores = score_banks(self._home, self._campaign, adapter, monitored=True)
         line = {
             "round": round_number,
             "steps": round_number * self._home.config.training.local_steps,
-            **costs,
-            "adapter_sha256": sha256,
+            **{"seconds": 0.0, "bytes_up": 0, "bytes_down": 0, "update_norm": 0.0, **costs},
+            "adapter_sha256": state.digest(),
             "evaluation": asdict(merge(list(scores.values()))),
             "public_evaluation": self._public(adapter),
             "epsilon": self._epsilons(round_number),
             "banks": {bank: asdict(value) for bank, value in scores.items()},
         }
-        append_durable(self._path, json.dumps(line).encode())
+        append_durable(self._path, to_json(line).encode())
         self._progress.round_done(self._campaign, line)
 
     def _public(self, adapter: Tensors) -> dict[str, Any] | None:
@@ -92,6 +89,35 @@ class Recorder:
             for name, member in members.items()
             if isinstance(member.plan, PrivacyPlan)
         }
+
+
+def read_rounds(path: Path) -> list[dict[str, Any]]:
+    """The lines of a ``rounds.jsonl``; ``RunError`` if one is damaged. A last line cut by a crash is left out."""
+    rounds = []
+    for number, line in enumerate(read_lines(path), start=1):
+        try:
+            parsed = json.loads(line)
+            int(parsed["round"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"Expected a round in line {number} of {path}, got something else. "
+                "Restore the file from a backup or start the run again in a new folder."
+            ) from error
+        rounds.append(parsed)
+    return rounds
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """Strict JSON: a figure that a diverged run made infinite or NaN is written as ``null``."""
+    return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @lru_cache(maxsize=4096)

@@ -66,6 +66,11 @@ def model_spec(config: SimulateConfig) -> ModelSpec:
     )
 
 
+def bank_folder(campaign_folder: Path, name: str) -> Path:
+    """Where a simulated bank keeps its ledger and its last finished update."""
+    return campaign_folder / "banks" / name
+
+
 @dataclass(frozen=True, slots=True)
 class OpenSimulatedBank:
     """Finds the bank that a Flower node stands for: the nodes' numbers follow the order of the bank names.
@@ -89,7 +94,7 @@ class OpenSimulatedBank:
             Participation(campaign, members[name].plan, local_settings(home.config)),
             members[name].data,
             home.model,
-            Path(self.folder) / "banks" / name,
+            bank_folder(Path(self.folder), name),
             stream_for_round=lambda number: RandomStream.derived(seed, campaign, name, number),
             device=home.base.device,
         )

@@ -15,14 +15,14 @@ from fedbank.adapter.lora import save_adapter
 from fedbank.adapter.state import Tensors
 from fedbank.aggregation.rounds import GlobalState
 from fedbank.data.encode import Encoder
-from fedbank.durable import read_lines, write_atomic
+from fedbank.durable import write_atomic
 from fedbank.privacy.plan import PrivacyPlan
 from fedbank.training.evaluate import Evaluation
 from fedbank_simulations.campaigns import CENTRALIZED, FEDERATED, LOCAL, NONPRIVATE
 from fedbank_simulations.card import model_card
 from fedbank_simulations.federation import campaign_folder, first_state
 from fedbank_simulations.folder import RESULTS
-from fedbank_simulations.recorder import merge, score_banks
+from fedbank_simulations.recorder import merge, read_rounds, score_banks, to_json
 from fedbank_simulations.resident import Resident
 
 _VERSIONED = ("fedbank", "flwr", "torch", "transformers", "peft", "dp-accounting", "numpy")
@@ -62,8 +62,10 @@ def write_results(home: Resident, output: Path, states: dict[str, GlobalState], 
     }
     card = model_card(home.config, home.base.reference, results)
     save_adapter(output / "adapter", home.model.spec, final, base_reference=home.base.reference, card=card)
-    write_atomic(output / RESULTS, json.dumps(results, indent=2, ensure_ascii=False).encode())
-    return results
+    written = to_json(results, indent=2)
+    write_atomic(output / RESULTS, written.encode())
+    strict: dict[str, Any] = json.loads(written)
+    return strict
 
 
 def _privacy(home: Resident, name: str) -> dict[str, Any]:
@@ -98,7 +100,7 @@ def _examples(home: Resident, base: Tensors, final: Tensors) -> list[dict[str, s
     answers = {}
     for moment, adapter in (("before", base), ("after", final)):
         home.model.write(adapter)
-        answers[moment] = [_answer(home, encoder.prompt(inquiry.question)) for _, inquiry in asked]
+        answers[moment] = [_answer(home, encoder.prompt(inquiry.question, inquiry.answer)) for _, inquiry in asked]
     return [
         {"bank": name, "question": inquiry.question, "reference": inquiry.answer, "before": before, "after": after}
         for (name, inquiry), before, after in zip(asked, answers["before"], answers["after"], strict=True)
@@ -122,7 +124,7 @@ def _answer(home: Resident, prompt: list[int]) -> str:
 
 def _traffic(output: Path) -> dict[str, int]:
     """Payload bytes of the federated campaign."""
-    lines = [json.loads(line) for line in read_lines(campaign_folder(output, FEDERATED) / "rounds.jsonl")]
+    lines = read_rounds(campaign_folder(output, FEDERATED) / "rounds.jsonl")
     return {key: sum(int(line[key]) for line in lines) for key in ("bytes_up", "bytes_down")}
 
 

@@ -12,12 +12,12 @@ from typing import Any
 from rich.console import Console
 
 from fedbank.config import SimulateConfig, parse_simulate, to_yaml
-from fedbank.durable import read_lines
 from fedbank.model.loading import check_model_source
 from fedbank_simulations.campaigns import FEDERATED, campaign_names
 from fedbank_simulations.federation import campaign_folder, run_campaign
 from fedbank_simulations.folder import RESULTS, choose_output, claimed, open_run
 from fedbank_simulations.progress import shown
+from fedbank_simulations.recorder import read_rounds
 from fedbank_simulations.resident import Resident, model_spec, resident
 from fedbank_simulations.results import write_results
 
@@ -86,12 +86,19 @@ def _announce(console: Console, home: Resident, output: Path) -> None:
             highlight=False,
             soft_wrap=True,
         )
+        if facts.full_length_records:
+            console.print(
+                f"{name}: {facts.full_length_records} of {facts.records} records are cut to model.max_length="
+                f"{home.config.model.max_length} tokens; raise it if the model allows.",
+                style="yellow",
+                highlight=False,
+            )
     console.print(f"Results go to {output}", highlight=False, soft_wrap=True)
 
 
 def _seconds_recorded(output: Path, names: list[str]) -> float:
-    lines = [line for name in names for line in read_lines(campaign_folder(output, name) / "rounds.jsonl")]
-    return float(sum(json.loads(line)["seconds"] for line in lines))
+    lines = [line for name in names for line in read_rounds(campaign_folder(output, name) / "rounds.jsonl")]
+    return float(sum(line["seconds"] for line in lines))
 
 
 def _make_paths_absolute(config: SimulateConfig) -> None:

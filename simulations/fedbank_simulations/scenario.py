@@ -25,11 +25,15 @@ from fedbank_simulations.partition import PartitionSpec, partition
 
 @dataclass(frozen=True, slots=True)
 class BankFacts:
-    """What a report says about a bank: sizes and mixes (shares of its training records)."""
+    """What a report says about a bank: sizes and mixes (shares of its training records).
+
+    ``full_length_records`` fill the model's maximum length: as good as all of them were cut to fit.
+    """
 
     customers: int
     records: int
     held_out_customers: int
+    full_length_records: int
     languages: dict[str, float]
     keys: dict[str, float]
 
@@ -83,7 +87,7 @@ def build_scenario(config: SimulateConfig, tokenizer: Any) -> Scenario:
         except DataError as error:
             raise DataError(
                 f"Expected {name} to have customers to train on and to hold out, got {len(units)} in all. "
-                "Use fewer banks, another partition, or more data."
+                "Use fewer banks, another partition, another held_out.fraction, or more data."
             ) from error
         banks[name] = _bank(encoder, train, held, len(shares), config)
     return Scenario(banks, _at_most(encoder.encode(public), config.held_out.monitored_records))
@@ -106,15 +110,17 @@ def _bank(
     held_out = _at_most(encoder.encode(held), max(1, config.held_out.max_records // num_banks))
     monitored = _at_most(held_out, max(1, config.held_out.monitored_records // num_banks))
     inquiries = [inquiry for unit in train for inquiry in unit.inquiries]
+    encoded = encoder.encode(train)
     facts = BankFacts(
         len(train),
         len(inquiries),
         len(held),
+        int((np.diff(encoded.record_starts) >= config.model.max_length).sum()),
         _shares(inquiry.language for inquiry in inquiries if inquiry.language),
         _shares(inquiry.key for inquiry in inquiries if inquiry.key),
     )
     examples = tuple(unit.inquiries[0] for unit in held[:_EXAMPLES_PER_BANK])
-    return SimulatedBank(encoder.encode(train), held_out, monitored, facts, examples)
+    return SimulatedBank(encoded, held_out, monitored, facts, examples)
 
 
 def _at_most(data: EncodedUnits, max_records: int) -> EncodedUnits:
@@ -126,6 +132,7 @@ def _at_most(data: EncodedUnits, max_records: int) -> EncodedUnits:
         data.record_starts[: records + 1].copy(),
         data.answer_offsets[:records].copy(),
         data.unit_starts[: units + 1].copy(),
+        data.end_token,
     )
 
 
@@ -136,6 +143,7 @@ def pool(parts: Sequence[EncodedUnits]) -> EncodedUnits:
         _joined_starts([part.record_starts for part in parts]),
         np.concatenate([part.answer_offsets for part in parts]),
         _joined_starts([part.unit_starts for part in parts]),
+        parts[0].end_token,
     )
 
 

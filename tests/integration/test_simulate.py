@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ import torch
 from peft import PeftModel
 from safetensors.numpy import load_file
 
+from fedbank.cli import main
 from fedbank.model.loading import ModelSpec, load_base_model
 
 pytestmark = pytest.mark.slow
@@ -162,6 +165,99 @@ def test_an_interrupted_run_continues_to_the_same_adapter_and_is_charged_once(
     assert rounds == [0, 1, 2, 3, 4]
 
 
+TAMPERED = {
+    "rounds.jsonl cut in half": (lambda folder: cut(folder / "rounds.jsonl"), ["rounds.jsonl", "0 to 4", "backup"]),
+    "rounds.jsonl with a strange line": (
+        lambda folder: (folder / "rounds.jsonl").open("a").write("garbage\n"),
+        ["line 6", "rounds.jsonl"],
+    ),
+    "state.safetensors lost": (lambda folder: (folder / "state.safetensors").unlink(), ["rounds.jsonl", "0 to 0"]),
+    "state.safetensors damaged": (lambda folder: flip(folder / "state.safetensors"), ["damaged", "state.safetensors"]),
+    "a ledger lost": (
+        lambda folder: (folder / "banks/bank-2/ledger.jsonl").unlink(),
+        ["ledger of bank-2", "[1, 2, 3, 4]"],
+    ),
+    "a ledger edited": (
+        lambda folder: (folder / "banks/bank-2/ledger.jsonl").write_text("{}\n"),
+        ["line 1", "ledger", "must not be edited"],
+    ),
+    "config.yaml emptied": (lambda folder: (folder / "config.yaml").write_text(""), ["config.yaml", "Restore"]),
+    "config.yaml nonsense": (lambda folder: (folder / "config.yaml").write_text("a: [{"), ["config.yaml", "Restore"]),
+    "config.yaml with another plan": (
+        lambda folder: (folder / "config.yaml").write_text(
+            (folder / "config.yaml").read_text().replace("rounds: 4", "rounds: 6")
+        ),
+        ["another plan"],
+    ),
+}
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 0xFF
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize(("tamper", "fragments"), TAMPERED.values(), ids=TAMPERED.keys())
+def test_a_run_whose_files_were_lost_or_edited_is_not_continued(
+    tamper: Callable[[Path], object],
+    fragments: list[str],
+    whole: tuple[Path, subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The run's own books must agree before anything is trained or reported on top of them."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole[0], folder)
+    (folder / "results.json").unlink()
+    tamper(folder)
+    assert main(["simulate", f"resume={folder}"]) == 2
+    message = capsys.readouterr().err
+    for fragment in fragments:
+        assert fragment in message
+    assert not (folder / "results.json").exists()
+
+
+def test_a_crash_before_the_report_loses_nothing(
+    whole: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """A round that was committed but not recorded is recorded on resuming, with what it cost."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole[0], folder)
+    (folder / "results.json").unlink()
+    lines = (folder / "rounds.jsonl").read_text().splitlines(keepends=True)
+    (folder / "rounds.jsonl").write_text("".join(lines[:-1]))
+    assert main(["simulate", f"resume={folder}"]) == 0
+    again = (folder / "rounds.jsonl").read_text().splitlines()
+    assert json.loads(again[-1]) == json.loads(lines[-1])
+    first, second = (json.loads((path / "results.json").read_text("utf-8")) for path in (whole[0], folder))
+    for key in ("evaluation", "privacy", "bytes_up", "bytes_down", "adapter_sha256", "examples"):
+        assert first[key] == second[key], key
+
+
+def test_an_empty_sample_without_privacy_is_a_round_like_any_other(tmp_path: Path) -> None:
+    run(
+        *SMALL,
+        *ALONE,
+        "privacy=off",
+        "training.expected_batch=1",
+        "training.local_steps=1",
+        f"output={tmp_path / 'run'}",
+    )
+
+
+def test_a_diverged_run_still_writes_strict_json(tmp_path: Path) -> None:
+    process = run(*SMALL, *ALONE, "training.learning_rate=1e37", f"output={tmp_path / 'run'}", "--json", check=False)
+    if process.returncode == 2:
+        assert "diverged" in process.stderr
+    else:
+        json.loads(process.stdout, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
 def test_ray_and_inline_agree(whole: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     run(*SMALL, *ALONE, f"output={folder}", "simulation.backend=ray")
@@ -184,12 +280,17 @@ def test_privacy_off_says_what_it_means(tmp_path: Path) -> None:
 
 def test_a_sweep_and_its_report(tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
-    process = run(
-        "-m", *SMALL, *ALONE, "training.rounds=1", "privacy.epsilon=2,8", "aggregation=ffa,fedsvd", f"output={folder}"
-    )
+    settings = [word for word in SMALL if not word.startswith("training.rounds")]
+    words = ["-m", *settings, *ALONE, "training.rounds=1", "privacy.epsilon=2,8", "aggregation=ffa,fedsvd"]
+    words.append(f"output={folder}")
+    process = run(*words)
     assert "4 runs" in process.stdout
-    runs = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    assert len(runs) == 4 and runs[0].startswith("000_")
+    runs = sorted(path for path in folder.iterdir() if path.is_dir())
+    assert len(runs) == 4 and runs[0].name.startswith("000_")
+    (runs[2] / "results.json").unlink()
+    again = run(*words)
+    assert again.stdout.count("finished; nothing to do") == 3
+    assert (runs[2] / "results.json").exists()
     subprocess.run([sys.executable, "-m", "fedbank.cli", "report", str(folder)], env=ENVIRONMENT, check=True)
     page = (folder / "sweep.html").read_text("utf-8")
     assert "<svg" in page and "fedsvd" in page and "ffa" in page

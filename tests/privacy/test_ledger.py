@@ -16,7 +16,7 @@ DIFFERENCES = [
     {"campaign": "autumn"},
     {"round": 2},
     {"base_digest": "b2"},
-    {"plan_digest": "d2"},
+    {"campaign": "winter", "plan_digest": "d2"},
     {"num_steps": 6},
     {"noise_multiplier": 1.2},
     {"sampling_prob": 0.06},
@@ -64,6 +64,15 @@ def test_one_stream_never_covers_two_releases(tmp_path: Path, difference: dict[s
     ledger.charge(CHARGE, max_steps=MAX_STEPS)
     with pytest.raises(PrivacyError, match="no noise"):
         ledger.charge(dataclasses.replace(CHARGE, **difference), max_steps=MAX_STEPS)
+    assert ledger.charges() == [CHARGE]
+
+
+@pytest.mark.parametrize("replay_id", [None, "stream-2"])
+def test_a_campaign_keeps_its_plan(tmp_path: Path, replay_id: str | None) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.charge(CHARGE, max_steps=MAX_STEPS)
+    with pytest.raises(PrivacyError, match="another plan"):
+        ledger.charge(dataclasses.replace(CHARGE, plan_digest="d2", replay_id=replay_id), max_steps=MAX_STEPS)
     assert ledger.charges() == [CHARGE]
 
 

@@ -33,11 +33,11 @@ def _same(one: GlobalState, other: GlobalState) -> bool:
 def test_a_state_comes_back_whole(tmp_path: Path, small_spec: AdapterSpec, state: GlobalState) -> None:
     store = CampaignStore(tmp_path / "run" / "state.safetensors")
     assert store.load(small_spec) is None
-    store.save(state)
+    store.save(state, {})
     loaded = store.load(small_spec)
     assert loaded is not None
     assert _same(loaded, state)
-    store.save(GlobalState(8, state.adapter))
+    store.save(GlobalState(8, state.adapter), {"seconds": 2.5})
     after = store.load(small_spec)
     assert after is not None
     assert (after.round, after.step.first) == (8, {})
@@ -47,14 +47,14 @@ def test_a_crash_while_saving_leaves_the_state_before(
     tmp_path: Path, small_spec: AdapterSpec, state: GlobalState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = CampaignStore(tmp_path / "state.safetensors")
-    store.save(state)
+    store.save(state, {})
 
     def crash(*args: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Path, "replace", crash)
     with pytest.raises(KeyboardInterrupt):
-        store.save(GlobalState(8, state.adapter))
+        store.save(GlobalState(8, state.adapter), {"seconds": 2.5})
     loaded = store.load(small_spec)
     assert loaded is not None
     assert _same(loaded, state)
@@ -81,7 +81,7 @@ def test_a_damaged_file_is_refused(
     tmp_path: Path, small_spec: AdapterSpec, state: GlobalState, damage: Callable[[bytes], bytes]
 ) -> None:
     path = tmp_path / "state.safetensors"
-    CampaignStore(path).save(state)
+    CampaignStore(path).save(state, {})
     content = path.read_bytes()
     assert damage(content) != content
     path.write_bytes(damage(content))
@@ -94,7 +94,7 @@ def test_a_changed_value_is_refused_wherever_it_is(
     tmp_path: Path, small_spec: AdapterSpec, state: GlobalState, part: str
 ) -> None:
     path = tmp_path / "state.safetensors"
-    CampaignStore(path).save(state)
+    CampaignStore(path).save(state, {})
     group = {"adapter": state.adapter, "first": state.step.first, "second": state.step.second}[part]
     needle = group[small_spec.pairs[0].b_name].tobytes()
     content = path.read_bytes()
@@ -107,7 +107,14 @@ def test_a_changed_value_is_refused_wherever_it_is(
 
 def test_the_state_of_another_adapter_is_refused(tmp_path: Path, small_spec: AdapterSpec, state: GlobalState) -> None:
     store = CampaignStore(tmp_path / "state.safetensors")
-    store.save(state)
+    store.save(state, {})
     other = AdapterSpec(3, 6.0, ("q_proj",), (LoraPair("l.q_proj", 7, 9),), "B")
     with pytest.raises(RunError, match="another adapter"):
         store.load(other)
+
+
+def test_what_a_round_cost_is_kept_with_it(tmp_path: Path) -> None:
+    store = CampaignStore(tmp_path / "state.safetensors")
+    assert store.costs() == {}
+    store.save(GlobalState(1, {"a": np.ones((1, 1), np.float32)}), {"seconds": 2.5, "bytes_up": 10})
+    assert store.costs() == {"seconds": 2.5, "bytes_up": 10}

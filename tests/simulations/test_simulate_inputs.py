@@ -65,6 +65,13 @@ TABLE: dict[str, tuple[Make, list[str]]] = {
         fixed("privacy.epsilon=1e-6", "data.customers=400"),
         ["privacy.epsilon", "1e-06", "Raise"],
     ),
+    "delta above one customer in the bank": (
+        fixed("privacy.delta=0.5", "data.customers=400"),
+        ["privacy.delta", "got 0.5", "number of customers"],
+    ),
+    "unknown device": (fixed("model.device=meta"), ["model.device", "cuda", "'meta'"]),
+    "no output name": (lambda folder: ["output="], ["output", "a path"]),
+    "unknown kind of data": (fixed("data.name=foo"), ["data.name", "synthetic", "'foo'"]),
     "privacy off with epsilon": (fixed("privacy=off", "privacy.epsilon=8"), ["privacy=off", "8.0", "Leave out"]),
     "negative seed": (fixed("seed=-1"), ["seed", "0 or more", "-1"]),
     "no data path": (fixed("data=csv"), ["data.path=FILE", "data=csv"]),

@@ -86,3 +86,21 @@ def test_likelihood_is_that_of_each_record_alone_in_the_order_of_the_records(
 def test_summary() -> None:
     scores: Any = np.array([1.0, 2.0, 6.0]), np.array([True, False, False])
     assert summarise(*scores) == Evaluation(3.0, 1 / 3, 3)
+
+
+def test_a_reference_that_was_cut_is_never_matched(make_model: Callable[..., AdaptedModel]) -> None:
+    """Predictions that agree with all that is left of a cut answer are still not the answer."""
+    model = make_model()
+    prompt = [5, 6, 7]
+    with torch.no_grad():
+        best = int(model.base(torch.tensor([prompt])).logits[0, -1].argmax())
+    for end_token, matched in ((best, True), (best + 1, False), (None, True)):
+        data = EncodedUnits(
+            np.asarray([*prompt, best], np.int32),
+            np.asarray([0, 4]),
+            np.asarray([3], np.int32),
+            np.asarray([0, 1]),
+            end_token,
+        )
+        _, exact = score_records(model, data, device=torch.device("cpu"))
+        assert bool(exact[0]) is matched
