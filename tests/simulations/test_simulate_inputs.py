@@ -70,7 +70,7 @@ TABLE: dict[str, tuple[Make, list[str]]] = {
         ["privacy.delta", "got 0.5", "number of customers"],
     ),
     "unknown device": (fixed("model.device=meta"), ["model.device", "cuda", "'meta'"]),
-    "no output name": (lambda folder: ["output="], ["output", "a path"]),
+    "no name for the data file": (fixed("data=jsonl", "data.path="), ["data.path", "a path"]),
     "unknown kind of data": (fixed("data.name=foo"), ["data.name", "synthetic", "'foo'"]),
     "privacy off with epsilon": (fixed("privacy=off", "privacy.epsilon=8"), ["privacy=off", "8.0", "Leave out"]),
     "negative seed": (fixed("seed=-1"), ["seed", "0 or more", "-1"]),
