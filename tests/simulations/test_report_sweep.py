@@ -144,3 +144,8 @@ def test_what_cannot_be_compared_is_refused(tmp_path, undrawn):
     with pytest.raises(RunError, match=r"Expected evaluation\.federated"):
         write_sweep_report([run], output)
     assert not output.exists()
+
+
+def test_an_interval_ends_where_values_must():
+    wide = estimate([0.9, 0.7], bounds=(0.0, 1.0))
+    assert wide.high == 1.0 and wide.low == 0.0

@@ -19,9 +19,12 @@ class Estimate:
     values: tuple[float, ...]
 
 
-def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate:
+def estimate(
+    values: Sequence[float], confidence: float = 0.95, bounds: tuple[float, float] = (-math.inf, math.inf)
+) -> Estimate:
     """Mean and Student's t interval, mean ± t(k−1)·s/√k, of ``k`` independent runs.
 
+    The interval ends at ``bounds``, which no value can pass.
     With one value, or one that is not finite, there is no interval.
     """
     count = len(values)
@@ -30,7 +33,8 @@ def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate:
         return Estimate(mean, None, None, tuple(values))
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
     half = float(stats.t.ppf(0.5 + confidence / 2, df=count - 1)) * deviation / math.sqrt(count)
-    return Estimate(mean, mean - half, mean + half, tuple(values))
+    low, high = bounds
+    return Estimate(mean, max(low, mean - half), min(high, mean + half), tuple(values))
 
 
 def wilson_interval(share: float, n: int, confidence: float = 0.95) -> tuple[float, float]:

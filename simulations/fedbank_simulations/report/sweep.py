@@ -176,8 +176,8 @@ def _summarize(line: str, runs: Sequence[Run]) -> Group:
         epsilon=math.fsum(spent) / len(spent) if spent else None,
         seeds=tuple(seeds),
         runs=tuple(seeds.values()),
-        nll=estimate([one.nll for one in federated]),
-        exact_match=estimate([one.exact_match for one in federated]),
+        nll=estimate([one.nll for one in federated], bounds=(0.0, math.inf)),
+        exact_match=estimate([one.exact_match for one in federated], bounds=(0.0, 1.0)),
         base_nll=math.fsum(one.nll for one in base) / len(base),
         base_exact_match=math.fsum(one.exact_match for one in base) / len(base),
     )
