@@ -13,8 +13,6 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-
 from fedbank_simulations.resident import resident
 from simulations.benchmarks.harness import publish, settings_for, timed_campaign
 
@@ -24,7 +22,6 @@ CUSTOMERS_PER_BANK = 40
 
 def measure(banks: int) -> dict[str, float]:
     """Seconds per bank-round and peak memory of one size, in this process."""
-    torch.set_num_threads(1)
     settings = settings_for(
         [
             f"banks={banks}",
@@ -35,6 +32,7 @@ def measure(banks: int) -> dict[str, float]:
             f"training.rounds={max(3, 64 // banks)}",
             "training.local_steps=1",
             "training.expected_batch=8",
+            "simulation.threads=1",
         ]
     )
     seconds = timed_campaign(settings)

@@ -9,7 +9,8 @@ tokenizer and base model, attaches the adapter and tokenises its partition; the 
 ``ratio_flower_model_only``: the same, but only the model is loaded in every call. ``ratio_flower_tuned``: that with
 1 CPU a client, so that banks run side by side.
 ``ratio_no_federation``: speed of the inline back end over that of a plain loop that trains the same banks one after
-the other, without messages, ledger, aggregation or files.
+the other, without messages, ledger, aggregation or files. PyTorch uses one thread on both sides: with a model this
+small a second one costs more than it brings.
 """
 
 import statistics
@@ -76,6 +77,7 @@ def measure(work: str) -> dict[str, object]:
             f"training.rounds={rounds}",
             f"training.local_steps={steps}",
             f"training.expected_batch={batch}",
+            "simulation.threads=1",
         ]
     )
     inline, loop = [], []
