@@ -20,6 +20,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fedbank.aggregation.rules import RULES
+from fedbank.aggregation.server_step import STEPS
 from fedbank.errors import ConfigError
 
 
@@ -304,9 +306,9 @@ _RULES: tuple[_Rule, ...] = (
     ("training.learning_rate", lambda v: 0 < v < float("inf"), "a positive number"),
     ("training.momentum", lambda v: 0 <= v < 1, "from 0 to below 1"),
     ("training.micro_batch", lambda v: v >= 1, "at least 1 customer"),
-    ("aggregation.rule", lambda v: v in ("fedsvd", "ffa", "fedavg"), "fedsvd, ffa or fedavg"),
+    ("aggregation.rule", lambda v: v in RULES, "fedsvd, ffa or fedavg"),
     ("aggregation.weights", lambda v: v in ("equal", "declared"), "equal or declared"),
-    ("aggregation.server_step", lambda v: v in ("mean", "momentum", "adam"), "mean, momentum or adam"),
+    ("aggregation.server_step", lambda v: v in STEPS, "mean, momentum or adam"),
     ("aggregation.learning_rate", lambda v: 0 < v < float("inf"), "a positive number"),
     ("aggregation.beta1", lambda v: 0 <= v < 1, "from 0 to below 1"),
     ("aggregation.beta2", lambda v: 0 <= v < 1, "from 0 to below 1"),

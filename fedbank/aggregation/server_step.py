@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fedbank.adapter.state import Tensors
 
 STEPS = ("mean", "momentum", "adam")
+"""Every kind of server step."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from fedbank_server.store import CampaignStore
 from fedbank_simulations.campaigns import FEDERATED, make_terms
 from fedbank_simulations.federation import first_state
 from fedbank_simulations.inline import run_inline
-from fedbank_simulations.resident import OpenSimulatedBank, Resident, resident
+from fedbank_simulations.resident import OpenSimulatedBank, resident
 
 REPORTS = Path(__file__).parent / "reports"
 
@@ -68,11 +68,6 @@ def timed_campaign(
         campaign = Campaign(terms, CampaignStore(Path(folder) / "state.safetensors"), first_state(home), clock)
         engine(make_server_app(campaign), make_client_app(open_bank(settings, folder)), len(members))
     return clock.seconds_per_round()
-
-
-def home_of(settings: str) -> Resident:
-    """The consortium of ``settings`` in this process."""
-    return resident(settings)
 
 
 def machine() -> dict[str, Any]:

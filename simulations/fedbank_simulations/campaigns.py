@@ -5,7 +5,7 @@
 imaginary bank that trains on as many of them per step as all banks together, under the same epsilon).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from fedbank.adapter.lora import LoraSettings
@@ -43,6 +43,12 @@ def campaign_names(config: SimulateConfig, banks: Mapping[str, object]) -> list[
     return names
 
 
+def banks_of(campaign: str, banks: Iterable[str]) -> list[str]:
+    """The banks whose customers ``campaign`` is about: the one of ``local_only/BANK``, else all of ``banks``."""
+    alone = campaign.removeprefix(f"{LOCAL}/")
+    return list(banks) if alone == campaign else [alone]
+
+
 def members_of(campaign: str, config: SimulateConfig, scenario: Scenario) -> dict[str, Member]:
     """Who takes part in ``campaign``, by bank name. Plans are calibrated here, from declared sizes only."""
     batch = config.training.expected_batch
@@ -51,12 +57,11 @@ def members_of(campaign: str, config: SimulateConfig, scenario: Scenario) -> dic
         per_step = sum(min(batch, declared_size(bank.train.num_units)) for bank in scenario.banks.values())
         return {_POOLED: Member(pooled, make_plan(config, pooled.num_units, per_step))}
     protected = config.privacy.enabled and campaign != NONPRIVATE
-    names = [campaign.removeprefix(f"{LOCAL}/")] if campaign.startswith(f"{LOCAL}/") else list(scenario.banks)
     return {
         name: Member(
             scenario.banks[name].train, make_plan(config, scenario.banks[name].train.num_units, batch, protected)
         )
-        for name in names
+        for name in banks_of(campaign, scenario.banks)
     }
 
 

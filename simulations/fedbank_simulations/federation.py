@@ -39,10 +39,11 @@ def run_campaign(
     initial = first_state(home)
     state = store.load(home.model.spec) or initial
     progress.campaign_started(campaign, len(members), home.config.training.rounds, state.round)
-    _check_books(recorder, home, folder, members, state)
-    if not recorder.recorded():
+    recorded = recorder.recorded()
+    _check_books(recorded, folder, members, state)
+    if not recorded:
         recorder.record(initial, {})
-    if recorder.recorded()[-1] < state.round:  # a crash came between the commit and its line
+    elif recorded[-1] < state.round:  # a crash came between the commit and its line
         recorder.record(state, store.costs())
     terms = make_terms(campaign, home.config, home.model.spec, members)
     server = make_server_app(Campaign(terms, store, initial, recorder, stop=stop))
@@ -72,13 +73,10 @@ def run_campaign(
     return final
 
 
-def _check_books(
-    recorder: Recorder, home: Resident, folder: Path, members: Mapping[str, Member], state: GlobalState
-) -> None:
+def _check_books(recorded: list[int], folder: Path, members: Mapping[str, Member], state: GlobalState) -> None:
     """State, rounds and ledgers must tell the same story; ``RunError`` if a file was lost, cut or replaced."""
-    recorded = recorder.recorded()
     last = len(recorded) - 1
-    if recorded != list(range(len(recorded))) or not state.round - 1 <= last <= max(state.round, 0):
+    if recorded != list(range(len(recorded))) or not state.round - 1 <= last <= state.round:
         raise RunError(
             f"Expected rounds.jsonl in {folder} to hold the rounds 0 to {state.round} of state.safetensors, "
             f"got {recorded}. Restore both from a backup or start the run again in a new folder."

@@ -50,11 +50,11 @@ class LiveProgress:
         self._console = console
         self._bar = bar
         self._task = bar.add_task("preparing", total=total_updates)
-        self._banks = self._rounds = 0
+        self._rounds = 0
 
     def campaign_started(self, campaign: str, banks: int, rounds: int, done: int) -> None:
         """Name the campaign; updates of an earlier session count as done."""
-        self._banks, self._rounds = banks, rounds
+        self._rounds = rounds
         self._bar.update(self._task, description=campaign, advance=done * banks)
 
     def bank_done(self, campaign: str, round_number: int, bank: str) -> None:

@@ -20,7 +20,7 @@ from fedbank.privacy.accounting import round_up
 from fedbank.privacy.plan import PrivacyPlan
 from fedbank.training.evaluate import Evaluation, evaluate
 from fedbank_server.campaign import CommittedRound
-from fedbank_simulations.campaigns import FEDERATED, LOCAL
+from fedbank_simulations.campaigns import FEDERATED, banks_of
 from fedbank_simulations.resident import Resident
 
 
@@ -128,8 +128,10 @@ def _epsilon(plan: PrivacyPlan, steps: int) -> float:
 def score_banks(home: Resident, campaign: str, adapter: Tensors, *, monitored: bool) -> dict[str, Evaluation]:
     """Scores on every bank's own held-out customers: all banks', or the one bank's of a ``local_only`` campaign."""
     banks = home.scenario.banks
-    names = [campaign.removeprefix(f"{LOCAL}/")] if campaign.startswith(f"{LOCAL}/") else list(banks)
-    return {name: score(home, adapter, banks[name].monitored if monitored else banks[name].held_out) for name in names}
+    return {
+        name: score(home, adapter, banks[name].monitored if monitored else banks[name].held_out)
+        for name in banks_of(campaign, banks)
+    }
 
 
 def score(home: Resident, adapter: Tensors, data: EncodedUnits) -> Evaluation:

@@ -27,6 +27,7 @@ from fedbank_simulations.resident import Resident
 
 _VERSIONED = ("fedbank", "flwr", "torch", "transformers", "peft", "dp-accounting", "numpy")
 _MAX_NEW_TOKENS = 48
+_CONDITIONS = ("base", LOCAL, FEDERATED, NONPRIVATE, CENTRALIZED)
 
 
 def write_results(home: Resident, output: Path, states: dict[str, GlobalState], seconds: float) -> dict[str, Any]:
@@ -35,10 +36,7 @@ def write_results(home: Resident, output: Path, states: dict[str, GlobalState], 
     base_adapter = first_state(home).adapter
     scores["base"] = score_banks(home, FEDERATED, base_adapter, monitored=False)
     local = {
-        name.removeprefix(f"{LOCAL}/"): part
-        for name, parts in scores.items()
-        if name.startswith(LOCAL)
-        for part in parts.values()
+        bank: part for name, parts in scores.items() if name.startswith(f"{LOCAL}/") for bank, part in parts.items()
     }
     if local:
         scores[LOCAL] = local
@@ -49,8 +47,7 @@ def write_results(home: Resident, output: Path, states: dict[str, GlobalState], 
         "private": home.config.privacy.enabled,
         "privacy": {name: _privacy(home, name) for name in home.members(FEDERATED)},
         "evaluation": {
-            name: asdict(merge(list(scores[name].values()))) if name in scores else None
-            for name in ("base", LOCAL, FEDERATED, NONPRIVATE, CENTRALIZED)
+            name: asdict(merge(list(scores[name].values()))) if name in scores else None for name in _CONDITIONS
         },
         "per_bank": {name: _per_bank(name, scores) for name in home.scenario.banks},
         "examples": _examples(home, base_adapter, final),
@@ -89,8 +86,7 @@ def _privacy(home: Resident, name: str) -> dict[str, Any]:
 
 
 def _per_bank(bank: str, scores: dict[str, dict[str, Evaluation]]) -> dict[str, Any]:
-    wanted = ("base", LOCAL, FEDERATED, NONPRIVATE, CENTRALIZED)
-    return {name: asdict(scores[name][bank]) for name in wanted if name in scores and bank in scores[name]}
+    return {name: asdict(scores[name][bank]) for name in _CONDITIONS if name in scores and bank in scores[name]}
 
 
 def _examples(home: Resident, base: Tensors, final: Tensors) -> list[dict[str, str]]:

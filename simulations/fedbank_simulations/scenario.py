@@ -65,7 +65,7 @@ def load_units(config: SimulateConfig) -> list[Unit]:
     data = config.data
     if data.name == "synthetic":
         if data.customers is None:
-            raise DataError("Expected data.customers=NUMBER with data=synthetic, got none. Set data.customers=16000.")
+            raise DataError("Expected data.customers=NUMBER with data=synthetic, got none. Set data.customers=4000.")
         spec = SyntheticSpec(data.customers, max_records=data.max_records or SyntheticSpec(1).max_records)
         return group_by_customer(generate(spec, seed=config.seed))
     columns = Columns(
