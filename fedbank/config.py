@@ -147,6 +147,7 @@ class SimulationConfig:
     cpus_per_bank: float = 1.0
     gpus_per_bank: float = 0.0
     threads: int | None = None
+    banks_at_once: int | None = None
 
 
 @dataclass
@@ -321,6 +322,7 @@ _RULES: tuple[_Rule, ...] = (
     ("simulation.cpus_per_bank", lambda v: v > 0, "a positive number"),
     ("simulation.gpus_per_bank", lambda v: v >= 0, "0 or more"),
     ("simulation.threads", lambda v: v is None or 1 <= v <= 256, "from 1 to 256"),
+    ("simulation.banks_at_once", lambda v: v is None or 1 <= v <= 256, "from 1 to 256"),
     ("model.device", lambda v: bool(re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", v)), "auto, cpu, mps or cuda"),
     ("data.name", lambda v: v in ("synthetic", "ask_cfpb", "jsonl", "csv"), "synthetic, ask_cfpb, jsonl or csv"),
     *((name, lambda v: v is None or bool(v.strip()), "a path") for name in _PATHS),

@@ -1,5 +1,6 @@
 """PEFT LoRA on a loaded base model: attach, read, write, export."""
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -82,6 +83,14 @@ class AdaptedModel:
         for name, parameter in self._parameters.items():
             parameter.requires_grad_(name in trainable)
         self.parameters = tuple(self._parameters[name] for name in trainable)
+
+    def replica(self) -> "AdaptedModel":
+        """Another model with an adapter of its own, equal for now; the frozen base weights are shared, not copied."""
+        own = {id(parameter) for parameter in self._parameters.values()}
+        frozen = [
+            tensor for tensor in (*self.peft_model.parameters(), *self.peft_model.buffers()) if id(tensor) not in own
+        ]
+        return copy.deepcopy(self, {id(tensor): tensor for tensor in frozen})
 
     def trainable_linears(self) -> list[tuple[nn.ModuleDict, nn.Linear]]:
         """The trainable LoRA layers with the container each sits in, in the order of ``parameters``."""

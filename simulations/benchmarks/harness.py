@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 from flwr.app import Context
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
 
 from fedbank.config import load_simulate, to_yaml
 from fedbank_client.app import make_client_app
@@ -25,6 +27,7 @@ from fedbank_simulations.campaigns import FEDERATED, make_terms
 from fedbank_simulations.federation import first_state
 from fedbank_simulations.inline import run_inline
 from fedbank_simulations.resident import OpenSimulatedBank, resident
+from fedbank_simulations.workers import side_by_side
 
 REPORTS = Path(__file__).parent / "reports"
 
@@ -57,16 +60,21 @@ def timed_campaign(
     open_bank: Callable[[str, str], Callable[[Context], Bank]] = lambda settings, folder: OpenSimulatedBank(
         settings, FEDERATED, folder
     ),
-    engine: Callable[..., None] = run_inline,
+    engine: Callable[[ServerApp, ClientApp, int], None] | None = None,
 ) -> float:
-    """Seconds per round of the federated campaign, without scoring, on ``engine``."""
+    """Seconds per round of the federated campaign, without scoring, on ``engine``; the inline one if none is given."""
     home = resident(settings)
     members = home.members(FEDERATED)
     terms = make_terms(FEDERATED, home.config, home.model.spec, members)
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         campaign = Campaign(terms, CampaignStore(Path(folder) / "state.safetensors"), first_state(home), clock)
-        engine(make_server_app(campaign), make_client_app(open_bank(settings, folder)), len(members))
+        apps = (make_server_app(campaign), make_client_app(open_bank(settings, folder)))
+        if engine is None:
+            with side_by_side(home, len(members)) as executor:
+                run_inline(*apps, len(members), executor)
+        else:
+            engine(*apps, len(members))
     return clock.seconds_per_round()
 
 

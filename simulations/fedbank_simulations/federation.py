@@ -1,6 +1,7 @@
 """Runs one campaign of a simulation to its end on the chosen back end, or to where it was stopped."""
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from pathlib import Path
 
 from fedbank.adapter.state import initial_state
@@ -16,6 +17,7 @@ from fedbank_simulations.campaigns import FEDERATED, Member, make_terms
 from fedbank_simulations.inline import run_inline
 from fedbank_simulations.recorder import Progress, Recorder
 from fedbank_simulations.resident import OpenSimulatedBank, Resident, bank_folder
+from fedbank_simulations.workers import side_by_side
 
 
 def campaign_folder(output: Path, campaign: str) -> Path:
@@ -32,9 +34,22 @@ def run_campaign(
     home: Resident, settings: str, campaign: str, output: Path, progress: Progress, stop: Callable[[], bool]
 ) -> GlobalState:
     """Train the rounds that are missing; returns the last committed state."""
+    with side_by_side(home, len(home.members(campaign))) as executor:
+        return _run(home, settings, campaign, output, progress, stop, executor)
+
+
+def _run(
+    home: Resident,
+    settings: str,
+    campaign: str,
+    output: Path,
+    progress: Progress,
+    stop: Callable[[], bool],
+    executor: Executor | None,
+) -> GlobalState:
     folder = campaign_folder(output, campaign)
     store = CampaignStore(folder / "state.safetensors")
-    recorder = Recorder(home, campaign, folder, progress)
+    recorder = Recorder(home, campaign, folder, progress, executor)
     members = home.members(campaign)
     initial = first_state(home)
     state = store.load(home.model.spec) or initial
@@ -63,7 +78,7 @@ def run_campaign(
             gpus_per_bank=simulation.gpus_per_bank,
         )
     else:
-        run_inline(server, client, len(members))
+        run_inline(server, client, len(members), executor)
     final = store.load(home.model.spec) or initial
     if final.round < home.config.training.rounds and not stop():
         raise RunError(

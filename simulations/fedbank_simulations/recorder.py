@@ -6,8 +6,9 @@ which in a deployment stay inside the banks.
 
 import json
 import math
+from concurrent.futures import Executor
 from dataclasses import asdict
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,11 +41,14 @@ class Progress(Protocol):
 class Recorder:
     """Writes ``rounds.jsonl`` of one campaign and tells ``progress``."""
 
-    def __init__(self, home: Resident, campaign: str, folder: Path, progress: Progress) -> None:
+    def __init__(
+        self, home: Resident, campaign: str, folder: Path, progress: Progress, executor: Executor | None = None
+    ) -> None:
         self._home = home
         self._campaign = campaign
         self._path = folder / "rounds.jsonl"
         self._progress = progress
+        self._executor = executor
 
     def recorded(self) -> list[int]:
         """Numbers of the rounds recorded so far, oldest first."""
@@ -61,7 +65,7 @@ class Recorder:
     def record(self, state: GlobalState, costs: dict[str, float]) -> None:
         """Append the line of one round; ``costs`` are those stored with its state, none for the base model."""
         round_number, adapter = state.round, state.adapter
-        scores = score_banks(self._home, self._campaign, adapter, monitored=True)
+        scores = score_banks(self._home, self._campaign, adapter, monitored=True, executor=self._executor)
         line = {
             "round": round_number,
             "steps": round_number * self._home.config.training.local_steps,
@@ -125,13 +129,15 @@ def _epsilon(plan: PrivacyPlan, steps: int) -> float:
     return plan.epsilon(steps)
 
 
-def score_banks(home: Resident, campaign: str, adapter: Tensors, *, monitored: bool) -> dict[str, Evaluation]:
+def score_banks(
+    home: Resident, campaign: str, adapter: Tensors, *, monitored: bool, executor: Executor | None = None
+) -> dict[str, Evaluation]:
     """Scores on every bank's own held-out customers: all banks', or the one bank's of a ``local_only`` campaign."""
     banks = home.scenario.banks
-    return {
-        name: score(home, adapter, banks[name].monitored if monitored else banks[name].held_out)
-        for name in banks_of(campaign, banks)
-    }
+    names = list(banks_of(campaign, banks))
+    data = [banks[name].monitored if monitored else banks[name].held_out for name in names]
+    each = map if executor is None else executor.map
+    return dict(zip(names, each(partial(score, home, adapter), data), strict=True))
 
 
 def score(home: Resident, adapter: Tensors, data: EncodedUnits) -> Evaluation:

@@ -3,6 +3,7 @@
 A process (this one, or a Ray actor) builds it once from the settings, whatever number of banks it serves.
 """
 
+import threading
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -21,16 +22,28 @@ from fedbank_simulations.inline import PARTITION_ID
 from fedbank_simulations.scenario import Scenario, build_scenario
 
 
+class _Models(threading.local):
+    """The adapted model of every thread: the first one for the thread that made it, a replica for any other."""
+
+    def __init__(self, first: AdaptedModel, maker: int) -> None:
+        self.own = first if threading.get_ident() == maker else first.replica()
+
+
 @dataclass(slots=True)
 class Resident:
-    """Model, data and memberships of one simulated consortium, in one process."""
+    """Models, data and memberships of one simulated consortium, in one process."""
 
     config: SimulateConfig
     base: BaseModel
     tokenizer: Any
-    model: AdaptedModel
     scenario: Scenario
+    _models: _Models
     _members: dict[str, dict[str, Member]] = field(default_factory=dict)
+
+    @property
+    def model(self) -> AdaptedModel:
+        """The base model with an adapter that belongs to the calling thread."""
+        return self._models.own
 
     def members(self, campaign: str) -> dict[str, Member]:
         """Who takes part in ``campaign``; calibrated once per process."""
@@ -48,7 +61,8 @@ def resident(settings: str) -> Resident:
     tokenizer = load_tokenizer(model_spec(config))
     scenario = build_scenario(config, tokenizer)
     base = load_base_model(model_spec(config))
-    return Resident(config, base, tokenizer, AdaptedModel(base.model, lora_settings(config)), scenario)
+    models = _Models(AdaptedModel(base.model, lora_settings(config)), threading.get_ident())
+    return Resident(config, base, tokenizer, scenario, models)
 
 
 def model_spec(config: SimulateConfig) -> ModelSpec:

@@ -42,6 +42,23 @@ def test_reading_is_a_copy_and_writing_is_what_is_read(make_model: MakeModel, ma
     assert not any((tensor == 99).any() for tensor in model.read().values())
 
 
+@torch.no_grad()
+def test_a_replica_has_an_adapter_of_its_own_and_shares_the_base(
+    make_model: MakeModel, make_state: Callable[..., Any]
+) -> None:
+    model = make_model()
+    replica, before = model.replica(), model.base(TOKENS).logits
+    torch.testing.assert_close(replica.base(TOKENS).logits, before, rtol=0, atol=0)
+    replica.write(make_state(model.spec, 7))
+    assert not torch.allclose(replica.base(TOKENS).logits, before, atol=1e-3)
+    torch.testing.assert_close(model.base(TOKENS).logits, before, rtol=0, atol=0)
+    adapters = sum(a * b for a, b in model.spec.shapes().values())
+    mine = {p.data_ptr() for p in model.peft_model.parameters()}
+    extra = sum(p.numel() for p in replica.peft_model.parameters() if p.data_ptr() not in mine)
+    assert extra == adapters
+    assert {id(p) for p in replica.parameters} == {id(p) for p in replica.peft_model.parameters() if p.requires_grad}
+
+
 def test_a_tensor_of_another_shape_is_not_written(make_model: MakeModel) -> None:
     model = make_model()
     name = next(iter(model.spec.trainable_shapes()))

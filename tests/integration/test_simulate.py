@@ -136,13 +136,14 @@ def test_an_output_that_holds_this_run_is_refused_and_resuming_it_does_nothing(
     assert json.loads(resumed.stdout) == json.loads(first.stdout)
 
 
+@pytest.mark.parametrize("at_once", [1, 3], ids=["one after the other", "side by side"])
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
 def test_an_interrupted_run_continues_to_the_same_adapter_and_is_charged_once(
-    sent: signal.Signals, whole: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+    sent: signal.Signals, at_once: int, whole: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     process = subprocess.Popen(
-        command(*SMALL, *ALONE, f"output={folder}"),
+        command(*SMALL, *ALONE, f"output={folder}", f"simulation.banks_at_once={at_once}"),
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1,4 +1,4 @@
-"""Applies every fault of ``mutants.toml`` to a copy of the source and expects the named test to notice.
+"""Applies every fault of the ``*.toml`` files beside it to a copy of the source and expects the named test to notice.
 
 ``python tests/mutants/run.py [NAME...]`` exits with 1 if a fault survives or cannot be applied, or if its test
 fails already without it.
@@ -32,8 +32,8 @@ class Mutant:
 
 def read_mutants(names: list[str]) -> list[Mutant]:
     """All mutants, or those named."""
-    rows = tomllib.loads((ROOT / "tests" / "mutants" / "mutants.toml").read_text("utf-8"))["mutant"]
-    mutants = [Mutant(**row) for row in rows]
+    files = sorted((ROOT / "tests" / "mutants").glob("*.toml"))
+    mutants = [Mutant(**row) for file in files for row in tomllib.loads(file.read_text("utf-8")).get("mutant", [])]
     unknown = set(names) - {mutant.name for mutant in mutants}
     if unknown:
         sys.exit(f"Expected names of mutants, got {sorted(unknown)}.")

@@ -1,6 +1,8 @@
 """The in-process grid: Flower's contract as the coordinator relies on it."""
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -121,3 +123,33 @@ def test_both_apps_run_to_the_end_on_numbered_nodes(num_nodes: int, log: list[An
 
     run_inline(server, _app(log), num_nodes)
     assert seen == [(number + 1, number) for number in range(num_nodes)]
+
+
+def test_nodes_run_side_by_side_on_an_executor() -> None:
+    together = threading.Barrier(3, timeout=20)  # nobody passes before all three are inside
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        together.wait()
+        value = message.content.config_records["in"]["value"]
+        return Message(RecordDict({"out": ConfigRecord({"value": value})}), reply_to=message)
+
+    with ThreadPoolExecutor(3) as executor:
+        grid = InlineGrid(app, {node: {PARTITION_ID: node - 1} for node in (1, 2, 3)}, executor)
+        ids = list(grid.push_messages([_message(node, str(node)) for node in (3, 1, 2)]))
+        replies = {}
+        while found := list(grid.pull_messages(ids)):
+            assert len(found) == 1
+            replies[found[0].metadata.reply_to_message_id] = (_value(found[0]), found[0].metadata.src_node_id)
+    assert [replies[message_id] for message_id in ids] == [("3", 3), ("1", 1), ("2", 2)]
+
+
+def test_an_error_on_an_executor_reaches_the_caller_and_the_others_still_run(log: list[Any]) -> None:
+    with ThreadPoolExecutor(1) as executor:
+        grid = InlineGrid(_app(log), {1: {PARTITION_ID: 0}, 2: {PARTITION_ID: 1}}, executor)
+        ids = list(grid.push_messages([_message(1, "fail"), _message(2, "b")]))
+        with pytest.raises(ZeroDivisionError, match="inside the bank"):
+            grid.pull_messages(ids)
+        (reply,) = grid.pull_messages(ids)
+        assert _value(reply) == "b"
