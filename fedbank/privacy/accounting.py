@@ -5,6 +5,7 @@ distribution is discretised so that epsilon is never under-reported (Doroshenko 
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,12 +19,16 @@ from dp_accounting.pld import privacy_loss_distribution as pld
 _DISCRETISATION = 1e-3
 
 
+ADD_OR_REMOVE_ONE, REPLACE_ONE = "add_or_remove_one", "replace_one"
+"""What neighbouring data sets differ in: one unit that is there or not, or one unit with other contents."""
+
+
 @dataclass(frozen=True, slots=True)
 class PrivacyEvent:
     """``num_steps`` Gaussian releases of clipped sums over Poisson-sampled units.
 
-    ``noise_multiplier`` is the noise's standard deviation divided by the clip norm; neighbouring data sets
-    differ by adding or removing one unit.
+    ``noise_multiplier`` is the noise's standard deviation divided by the clip norm, which is the sensitivity to
+    adding or removing one unit.
     """
 
     sampling_prob: float
@@ -31,13 +36,22 @@ class PrivacyEvent:
     num_steps: int
 
 
-def compute_epsilon(events: Iterable[PrivacyEvent], delta: float) -> float:
-    """Epsilon at ``delta`` of the composition of ``events``; 0.0 for none."""
-    total: Any = None
+def compute_epsilon(events: Iterable[PrivacyEvent], delta: float, relation: str = ADD_OR_REMOVE_ONE) -> float:
+    """Epsilon at ``delta`` of the composition of ``events`` under ``relation``; 0.0 for none.
+
+    Events that differ in their steps only are one event; the order of the rest changes nothing but the rounding.
+    """
+    steps: Counter[tuple[float, float]] = Counter()
     for event in events:
-        if event.num_steps == 0:
-            continue
-        part = _single_step(event.sampling_prob, event.noise_multiplier).self_compose(event.num_steps)
+        steps[event.sampling_prob, event.noise_multiplier] += event.num_steps
+    return _epsilon(tuple(sorted((*kind, count) for kind, count in steps.items() if count)), delta, relation)
+
+
+@lru_cache(maxsize=1024)
+def _epsilon(kinds: tuple[tuple[float, float, int], ...], delta: float, relation: str) -> float:
+    total: Any = None
+    for sampling_prob, noise_multiplier, num_steps in kinds:
+        part = _single_step(sampling_prob, noise_multiplier, relation).self_compose(num_steps)
         total = part if total is None else total.compose(part)
     return 0.0 if total is None else float(total.get_epsilon_for_delta(delta))
 
@@ -49,11 +63,11 @@ def round_up(value: float, digits: int = 2) -> float:
 
 
 @lru_cache(maxsize=64)
-def _single_step(sampling_prob: float, noise_multiplier: float) -> Any:
+def _single_step(sampling_prob: float, noise_multiplier: float, relation: str) -> Any:
     return pld.from_gaussian_mechanism(
         noise_multiplier,
         sensitivity=1.0,
         value_discretization_interval=_DISCRETISATION,
         sampling_prob=sampling_prob,
-        neighboring_relation=dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE,
+        neighboring_relation=dp_accounting.NeighboringRelation[relation.upper()],
     )

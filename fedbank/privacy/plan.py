@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedbank.errors import PrivacyError
-from fedbank.privacy.accounting import PrivacyEvent, compute_epsilon, round_up
+from fedbank.privacy.accounting import ADD_OR_REMOVE_ONE, REPLACE_ONE, PrivacyEvent, compute_epsilon, round_up
 from fedbank.privacy.clipping import ClippedSum, clip_and_sum
 from fedbank.privacy.noise import RandomStream, add_gaussian
 from fedbank.privacy.sampling import choose_records, poisson_sample
 
-_GRID_STEPS_PER_CLIP_NORM = 2**20
+_UNITS = ("customer", "record")
+_MAX_GRID_STEPS = 2**24
+"""Released values are fp32: with more steps per clip norm they would not lie on the grid."""
 _MIN_NOISE_MULTIPLIER, _MAX_NOISE_MULTIPLIER = 0.2, 1e4
 
 
@@ -103,21 +105,40 @@ class TrainingPlan(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class PrivacyPlan:
-    """(epsilon, delta)-differential privacy for every customer of one bank, against everybody outside it.
+class Guarantees:
+    """What one plan promises to whom: epsilons at the plan's delta, of everything that leaves the bank.
 
-    Neighbouring data sets differ by adding or removing one customer with all of their records. Every bank
-    adds the full noise (trust mode ``silo``), so the promise holds against the coordinator and the other
-    banks together.
+    ``record``: one record of a customer whose other records stay. ``customer``: one customer with all records, at one
+    bank, at two or at three banks that train under the same plan; ``None`` if the plan protects single records only.
+    ``coalition``: the customer (or record) against the coordinator and all other banks that pool what they know.
+    """
+
+    record: float
+    customer: float | None
+    customer_at_two_banks: float | None
+    customer_at_three_banks: float | None
+    coalition: float
+
+
+@dataclass(frozen=True, slots=True)
+class PrivacyPlan:
+    """(epsilon, delta)-differential privacy for every unit of one bank, against everybody outside it.
+
+    Neighbouring data sets differ by adding or removing one ``unit``: a customer with all of their records, or
+    (``unit="record"``, a weaker promise) one record. Every bank adds the full noise (trust mode ``silo``), so the
+    promise holds against the coordinator and the other banks together. Released sums lie on a grid of
+    ``grid_steps`` steps per clip norm. A plan whose steps cost more than ``target_epsilon`` cannot be constructed.
     """
 
     sampling: Sampling
     noise_multiplier: float
     clip_norm: float
     delta: float
+    target_epsilon: float
     unit: str = "customer"
-    neighbouring_relation: str = "add_or_remove_one"
+    neighbouring_relation: str = ADD_OR_REMOVE_ONE
     trust_mode: str = "silo"
+    grid_steps: int = 2**20
 
     def __post_init__(self) -> None:
         if not self.noise_multiplier > 0 or not math.isfinite(self.noise_multiplier):
@@ -126,19 +147,51 @@ class PrivacyPlan:
             raise PrivacyError(f"Expected a positive clip norm, got {self.clip_norm}. Set privacy.clip_norm=1.0.")
         if not 0 < self.delta < 1:
             raise PrivacyError(f"Expected delta in (0, 1), got {self.delta}. Leave privacy.delta empty to derive it.")
-        if self.unit != "customer" or self.neighbouring_relation != "add_or_remove_one" or self.trust_mode != "silo":
+        if self.unit not in _UNITS or (self.neighbouring_relation, self.trust_mode) != (ADD_OR_REMOVE_ONE, "silo"):
             raise PrivacyError(
-                "Expected unit 'customer', relation 'add_or_remove_one' and trust mode 'silo', got "
+                "Expected unit 'customer' or 'record', relation 'add_or_remove_one' and trust mode 'silo', got "
                 f"{self.unit!r}, {self.neighbouring_relation!r} and {self.trust_mode!r}."
+            )
+        if self.unit == "record" and self.sampling.records_per_customer != 1:
+            raise PrivacyError(
+                "Expected one record per sampled unit where the unit is a record, got "
+                f"{self.sampling.records_per_customer}. Set training.records_per_customer=1."
+            )
+        if type(self.grid_steps) is not int or not 1 <= self.grid_steps <= _MAX_GRID_STEPS:
+            raise PrivacyError(f"Expected from 1 to {_MAX_GRID_STEPS} grid steps per clip norm, got {self.grid_steps}.")
+        if self.noise_multiplier < _MIN_NOISE_MULTIPLIER:
+            raise PrivacyError(
+                f"Expected a noise multiplier of at least {_MIN_NOISE_MULTIPLIER}, got {self.noise_multiplier}: so "
+                "little noise protects nobody."
+            )
+        if not self.epsilon() <= self.target_epsilon:
+            raise PrivacyError(
+                f"Expected a plan that keeps its promise of epsilon {self.target_epsilon}, got one that costs "
+                f"{round_up(self.epsilon(), 4)}. Calibrate the plan again; never edit its numbers."
             )
 
     @classmethod
+    def with_noise(
+        cls, sampling: Sampling, noise_multiplier: float, clip_norm: float, delta: float, unit: str = "customer"
+    ) -> "PrivacyPlan":
+        """The plan with a given noise, which promises just what it costs."""
+        costs = compute_epsilon([PrivacyEvent(sampling.sampling_prob, noise_multiplier, sampling.num_steps)], delta)
+        return cls(sampling, noise_multiplier, clip_norm, delta, round_up(costs, 4), unit)
+
+    @classmethod
     def calibrate(
-        cls, target_epsilon: float, delta: float | None, sampling: Sampling, clip_norm: float, customers: int
+        cls,
+        target_epsilon: float,
+        delta: float | None,
+        sampling: Sampling,
+        clip_norm: float,
+        customers: int,
+        unit: str = "customer",
     ) -> "PrivacyPlan":
         """The plan with the least noise whose whole campaign costs at most ``target_epsilon``.
 
-        ``delta`` defaults to min(1e-5, N^-1.1) with N the declared number of ``customers``.
+        ``delta`` defaults to min(1e-5, N^-1.1) with N the declared number of ``customers`` (or records, if they are
+        the ``unit``).
         """
         if not target_epsilon > 0 or not math.isfinite(target_epsilon):
             raise PrivacyError(
@@ -152,7 +205,7 @@ class PrivacyPlan:
                 f"{chosen_delta}: it would allow to publish one customer whole. Leave privacy.delta empty to derive it."
             )
         noise_multiplier = _calibrate(sampling.sampling_prob, sampling.num_steps, target_epsilon, chosen_delta)
-        return cls(sampling, noise_multiplier, clip_norm, chosen_delta)
+        return cls(sampling, noise_multiplier, clip_norm, chosen_delta, target_epsilon, unit)
 
     @property
     def private(self) -> bool:
@@ -174,20 +227,45 @@ class PrivacyPlan:
     def release(self, total: ClippedSum, stream: RandomStream) -> tuple[Tensor, ...]:
         """Add the noise once, round to the public grid, divide by the public expected batch size."""
         std = self.noise_multiplier * total.sensitivity
-        noisy = add_gaussian(total.tensors, std, self.clip_norm / _GRID_STEPS_PER_CLIP_NORM, stream)
+        noisy = add_gaussian(total.tensors, std, self.clip_norm / self.grid_steps, stream)
         return tuple(tensor / self.sampling.expected_batch_size for tensor in noisy)
 
     def digest(self) -> str:
         """SHA-256 of the plan's public values, hexadecimal."""
         return _digest("fedbank-plan/1", asdict(self))
 
+    def guarantees(self) -> Guarantees:
+        """All promises of the plan, for all of its steps.
+
+        One record more or fewer changes the clipped gradient of its customer, who stays: that is replacing one unit.
+        At k banks a customer faces k campaigns. A coalition of the other banks can subtract what they sent
+        themselves; the noise of this bank's own update is whole, so it gains nothing.
+        """
+        steps, own = self.sampling.num_steps, self.epsilon()
+        if self.unit == "record":
+            return Guarantees(own, None, None, None, own)
+        record = compute_epsilon([self.event(steps)], self.delta, REPLACE_ONE)
+        return Guarantees(record, own, self.epsilon(2 * steps), self.epsilon(3 * steps), own)
+
     def guarantee(self) -> str:
-        """The promise to a customer in one sentence."""
+        """The promise in one sentence, for people."""
+        steps, delta = self.sampling.num_steps, _delta_up(self.delta)
+        parties = "against the coordinator and all other banks together"
+        promise = self.guarantees()
+        if promise.customer is None or promise.customer_at_two_banks is None or promise.customer_at_three_banks is None:
+            return (
+                "FOR SINGLE RECORDS ONLY: whether or not any one record was used, everything that leaves the bank "
+                f"during the {steps} training steps is distributed almost the same (epsilon = "
+                f"{round_up(promise.record):.2f}, delta = {delta}, add or remove one record, {parties}); a customer "
+                "with several records is protected less, the less the more records there are."
+            )
         return (
             "Whether or not any one customer's records were used, all of them together, everything that leaves "
-            f"the bank during the {self.sampling.num_steps} training steps is distributed almost the same "
-            f"(epsilon = {round_up(self.epsilon()):.2f}, delta = {_delta_up(self.delta)}, add or remove one customer, "
-            "against the coordinator and all other banks)."
+            f"the bank during the {steps} training steps is distributed almost the same "
+            f"(epsilon = {round_up(promise.customer):.2f}, delta = {delta}, add or remove one customer, {parties}); "
+            f"for a customer of two such banks epsilon is {round_up(promise.customer_at_two_banks):.2f}, of three "
+            f"{round_up(promise.customer_at_three_banks):.2f}, and for one record more or fewer of a customer who stays "
+            f"{round_up(promise.record):.2f}."
         )
 
 

@@ -23,7 +23,7 @@ from fedbank_client.bank import Bank, Participation
 
 ROUNDS, STEPS = 3, 2
 SAMPLING = Sampling(0.5, 4.0, 3, ROUNDS * STEPS)
-PLAN = PrivacyPlan(SAMPLING, 1.2, 0.5, 1e-5)
+PLAN = PrivacyPlan.with_noise(SAMPLING, 1.2, 0.5, 1e-5)
 Streams = Callable[[int], RandomStream]
 
 
@@ -186,7 +186,7 @@ def test_a_coordinator_cannot_make_a_bank_spend_more_than_its_plan(open_bank: An
 def test_a_campaign_that_changes_its_plan_is_refused(open_bank: Any, model: AdaptedModel) -> None:
     bank, _ = open_bank(_secure)
     bank.train(_request(model))
-    bank, ledger = open_bank(_secure, plan=PrivacyPlan(SAMPLING, 2.4, 0.5, 1e-5))
+    bank, ledger = open_bank(_secure, plan=PrivacyPlan.with_noise(SAMPLING, 2.4, 0.5, 1e-5))
     with pytest.raises(PrivacyError, match="another plan"):
         bank.train(_request(model))
     assert len(ledger.charges()) == 1
