@@ -90,6 +90,7 @@ class PrivacyConfig:
     epsilon: float | None = None
     delta: float | None = None
     clip_norm: float | None = None
+    unit: str = "customer"
 
 
 @dataclass
@@ -303,6 +304,7 @@ _RULES: tuple[_Rule, ...] = (
     ("training.local_steps", lambda v: v >= 1, "at least 1"),
     ("training.expected_batch", lambda v: v >= 1, "at least 1 customer"),
     ("training.records_per_customer", lambda v: v >= 1, "at least 1"),
+    ("privacy.unit", lambda v: v in ("customer", "record"), "customer or record"),
     ("training.optimizer", lambda v: v in ("adam", "sgd"), "adam or sgd"),
     ("training.learning_rate", lambda v: 0 < v < float("inf"), "a positive number"),
     ("training.momentum", lambda v: 0 <= v < 1, "from 0 to below 1"),

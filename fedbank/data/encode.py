@@ -1,7 +1,7 @@
 """Inquiries as token arrays, grouped by customer: compact, so that hundreds of banks fit in one process."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,10 @@ class EncodedUnits:
     def num_records(self) -> int:
         """Number of records R."""
         return len(self.record_starts) - 1
+
+    def by_record(self) -> "EncodedUnits":
+        """The same records, each as a unit of its own."""
+        return replace(self, unit_starts=np.arange(self.num_records + 1, dtype=np.int64))
 
     def records_per_unit(self) -> NDArray[np.int64]:
         """(U,) number of records of every customer."""

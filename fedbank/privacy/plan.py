@@ -22,6 +22,7 @@ from fedbank.privacy.clipping import ClippedSum, clip_and_sum
 from fedbank.privacy.noise import RandomStream, add_gaussian
 from fedbank.privacy.sampling import choose_records, poisson_sample
 
+_FORMAT = "fedbank-plan/2"
 _UNITS = ("customer", "record")
 _MAX_GRID_STEPS = 2**24
 """Released values are fp32: with more steps per clip norm they would not lie on the grid."""
@@ -141,8 +142,7 @@ class PrivacyPlan:
     grid_steps: int = 2**20
 
     def __post_init__(self) -> None:
-        if not self.noise_multiplier > 0 or not math.isfinite(self.noise_multiplier):
-            raise PrivacyError(f"Expected a positive noise multiplier, got {self.noise_multiplier}.")
+        _check_noise(self.noise_multiplier)
         if not self.clip_norm > 0 or not math.isfinite(self.clip_norm):
             raise PrivacyError(f"Expected a positive clip norm, got {self.clip_norm}. Set privacy.clip_norm=1.0.")
         if not 0 < self.delta < 1:
@@ -159,11 +159,6 @@ class PrivacyPlan:
             )
         if type(self.grid_steps) is not int or not 1 <= self.grid_steps <= _MAX_GRID_STEPS:
             raise PrivacyError(f"Expected from 1 to {_MAX_GRID_STEPS} grid steps per clip norm, got {self.grid_steps}.")
-        if self.noise_multiplier < _MIN_NOISE_MULTIPLIER:
-            raise PrivacyError(
-                f"Expected a noise multiplier of at least {_MIN_NOISE_MULTIPLIER}, got {self.noise_multiplier}: so "
-                "little noise protects nobody."
-            )
         if not self.epsilon() <= self.target_epsilon:
             raise PrivacyError(
                 f"Expected a plan that keeps its promise of epsilon {self.target_epsilon}, got one that costs "
@@ -175,6 +170,7 @@ class PrivacyPlan:
         cls, sampling: Sampling, noise_multiplier: float, clip_norm: float, delta: float, unit: str = "customer"
     ) -> "PrivacyPlan":
         """The plan with a given noise, which promises just what it costs."""
+        _check_noise(noise_multiplier)
         costs = compute_epsilon([PrivacyEvent(sampling.sampling_prob, noise_multiplier, sampling.num_steps)], delta)
         return cls(sampling, noise_multiplier, clip_norm, delta, round_up(costs, 4), unit)
 
@@ -232,7 +228,30 @@ class PrivacyPlan:
 
     def digest(self) -> str:
         """SHA-256 of the plan's public values, hexadecimal."""
-        return _digest("fedbank-plan/1", asdict(self))
+        return _digest(_FORMAT, asdict(self))
+
+    def to_json(self) -> str:
+        """The plan as a file for people to read and for ``from_json``, with its digest."""
+        return json.dumps({"format": _FORMAT, **asdict(self), "digest": self.digest()}, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "PrivacyPlan":
+        """The plan of a file; ``PrivacyError`` if it is not one, or was edited since it was written."""
+        try:
+            fields = json.loads(text)
+            claimed, written = fields.pop("digest"), fields.pop("format")
+            plan = cls(**fields | {"sampling": Sampling(**fields["sampling"])})
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise PrivacyError(
+                f"Expected a plan file of format {_FORMAT}, got something else ({type(error).__name__}). "
+                "Ask for the plan again; never write one by hand."
+            ) from error
+        if written != _FORMAT or plan.digest() != claimed:
+            raise PrivacyError(
+                f"Expected an unedited plan file of format {_FORMAT}, got one whose digest does not belong to its "
+                "numbers. Calibrate a new plan; never edit one."
+            )
+        return plan
 
     def guarantees(self) -> Guarantees:
         """All promises of the plan, for all of its steps.
@@ -264,8 +283,8 @@ class PrivacyPlan:
             f"the bank during the {steps} training steps is distributed almost the same "
             f"(epsilon = {round_up(promise.customer):.2f}, delta = {delta}, add or remove one customer, {parties}); "
             f"for a customer of two such banks epsilon is {round_up(promise.customer_at_two_banks):.2f}, of three "
-            f"{round_up(promise.customer_at_three_banks):.2f}, and for one record more or fewer of a customer who stays "
-            f"{round_up(promise.record):.2f}."
+            f"{round_up(promise.customer_at_three_banks):.2f}, and for one record more or fewer of a customer who "
+            f"stays {round_up(promise.record):.2f}."
         )
 
 
@@ -295,6 +314,14 @@ class UnprotectedPlan:
     def guarantee(self) -> str:
         """Says that there is none."""
         return "NONE: trained without differential privacy; the adapter can reveal individual customers' records."
+
+
+def _check_noise(noise_multiplier: float) -> None:
+    if not _MIN_NOISE_MULTIPLIER <= noise_multiplier <= _MAX_NOISE_MULTIPLIER:
+        raise PrivacyError(
+            f"Expected a noise multiplier from {_MIN_NOISE_MULTIPLIER} (less protects nobody) to "
+            f"{_MAX_NOISE_MULTIPLIER:g}, got {noise_multiplier}."
+        )
 
 
 def _digest(label: str, values: dict[str, object]) -> str:

@@ -53,28 +53,30 @@ def members_of(campaign: str, config: SimulateConfig, scenario: Scenario) -> dic
     """Who takes part in ``campaign``, by bank name. Plans are calibrated here, from declared sizes only."""
     batch = config.training.expected_batch
     if campaign == CENTRALIZED:
-        pooled = pool([bank.train for bank in scenario.banks.values()])
-        per_step = sum(min(batch, declared_size(bank.train.num_units)) for bank in scenario.banks.values())
+        shares = [_units(config, bank.train) for bank in scenario.banks.values()]
+        pooled = pool(shares)
+        per_step = sum(min(batch, declared_size(share.num_units)) for share in shares)
         return {_POOLED: Member(pooled, make_plan(config, pooled.num_units, per_step))}
     protected = config.privacy.enabled and campaign != NONPRIVATE
-    return {
-        name: Member(
-            scenario.banks[name].train, make_plan(config, scenario.banks[name].train.num_units, batch, protected)
-        )
-        for name in banks_of(campaign, scenario.banks)
-    }
+    data = {name: _units(config, scenario.banks[name].train) for name in banks_of(campaign, scenario.banks)}
+    return {name: Member(share, make_plan(config, share.num_units, batch, protected)) for name, share in data.items()}
 
 
-def make_plan(config: SimulateConfig, customers: int, batch: int, protected: bool | None = None) -> TrainingPlan:
-    """The plan of a bank with ``customers`` for the whole campaign, calibrated from the target epsilon."""
+def _units(config: SimulateConfig, data: EncodedUnits) -> EncodedUnits:
+    """The data in the units that the plan protects."""
+    return data.by_record() if config.privacy.unit == "record" else data
+
+
+def make_plan(config: SimulateConfig, units: int, batch: int, protected: bool | None = None) -> TrainingPlan:
+    """The plan of a bank with ``units`` (customers, or records) for the whole campaign, from the target epsilon."""
     num_steps = config.training.rounds * config.training.local_steps
-    sampling = Sampling.for_population(customers, batch, config.training.records_per_customer, num_steps)
+    sampling = Sampling.for_population(units, batch, config.training.records_per_customer, num_steps)
     privacy = config.privacy
     if not (privacy.enabled if protected is None else protected):
         return UnprotectedPlan(sampling)
     if privacy.epsilon is None or privacy.clip_norm is None:
         raise ValueError("privacy is on without epsilon or clip_norm; load_simulate refuses this")
-    return PrivacyPlan.calibrate(privacy.epsilon, privacy.delta, sampling, privacy.clip_norm, customers)
+    return PrivacyPlan.calibrate(privacy.epsilon, privacy.delta, sampling, privacy.clip_norm, units, privacy.unit)
 
 
 def make_terms(

@@ -187,7 +187,10 @@ def _print_summary(results: dict[str, Any], console: Console) -> None:
 
 
 def _privacy_table(results: dict[str, Any]) -> Table:
-    table = Table("privacy of every customer of", title="Privacy", title_justify="left")
+    units = {values["unit"] for values in results["privacy"].values()} - {"none"}
+    table = Table(
+        f"privacy of every {' or '.join(sorted(units)) or 'customer'} of", title="Privacy", title_justify="left"
+    )
     for heading in ("epsilon", "delta", "noise multiplier", "sampling probability", "steps"):
         table.add_column(heading, justify="right")
     for name, values in results["privacy"].items():

@@ -6,7 +6,7 @@ from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDp
 from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
 
-from fedbank.privacy.accounting import PrivacyEvent, compute_epsilon
+from fedbank.privacy.accounting import REPLACE_ONE, PrivacyEvent, compute_epsilon
 
 ADD_OR_REMOVE = NeighboringRelation.ADD_OR_REMOVE_ONE
 
@@ -104,3 +104,41 @@ def test_without_sampling_it_is_the_gaussian_mechanism() -> None:
     sigma, epsilon = 2.0, 1.0
     delta = norm.cdf(1 / (2 * sigma) - epsilon * sigma) - np.exp(epsilon) * norm.cdf(-1 / (2 * sigma) - epsilon * sigma)
     assert compute_epsilon([PrivacyEvent(1.0, sigma, 1)], float(delta)) == pytest.approx(epsilon, rel=2e-3)
+
+
+def _hockey_stick(epsilon: float, upper: np.ndarray, lower: np.ndarray, step: float) -> float:
+    return float(np.maximum(upper - np.exp(epsilon) * lower, 0).sum() * step)
+
+
+@pytest.mark.parametrize(("sampling_prob", "sigma"), [(0.1, 1.0), (0.5, 0.7), (1.0, 2.0)])
+def test_one_step_has_the_delta_of_the_densities_under_both_relations(sampling_prob: float, sigma: float) -> None:
+    """By integrating the densities of a clipped sum with and without the unit, and with its opposite (2C apart)."""
+    from scipy.stats import norm
+
+    grid, step = np.linspace(-40 * sigma, 40 * sigma, 2_000_001, retstep=True)
+    without = norm.pdf(grid, 0, sigma)
+    plus, minus = ((1 - sampling_prob) * without + sampling_prob * norm.pdf(grid, c, sigma) for c in (1, -1))
+    event = [PrivacyEvent(sampling_prob, sigma, 1)]
+    epsilon = compute_epsilon(event, 1e-5)
+    worse = max(_hockey_stick(epsilon, plus, without, step), _hockey_stick(epsilon, without, plus, step))
+    assert 0.99e-5 < worse <= 1e-5
+    replaced = compute_epsilon(event, 1e-5, REPLACE_ONE)
+    assert 0.99e-5 < _hockey_stick(replaced, plus, minus, step) <= 1e-5
+    assert replaced > epsilon
+
+
+@pytest.mark.parametrize(
+    ("sampling_prob", "sigma", "steps", "delta"),
+    [(0.01, 0.8, 1000, 1e-6), (0.05, 1.0, 200, 1e-5), (0.1, 2.0, 300, 1e-5)],
+)
+def test_an_accountant_by_numerical_composition_agrees(
+    sampling_prob: float, sigma: float, steps: int, delta: float
+) -> None:
+    """Opacus's PRV accountant (Gopi et al. 2021, arXiv:2106.02848): an independent way to the same figure."""
+    from opacus.accountants import PRVAccountant
+
+    oracle = PRVAccountant()
+    oracle.history = [(sigma, sampling_prob, steps)]
+    epsilon = compute_epsilon([PrivacyEvent(sampling_prob, sigma, steps)], delta)
+    upper = oracle.get_epsilon(delta, eps_error=0.01)
+    assert upper - 0.02 <= epsilon <= upper

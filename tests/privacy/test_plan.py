@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedbank.errors import PrivacyError
-from fedbank.privacy.accounting import PrivacyEvent, compute_epsilon
+from fedbank.privacy.accounting import REPLACE_ONE, PrivacyEvent, compute_epsilon
 from fedbank.privacy.noise import RandomStream
 from fedbank.privacy.plan import PrivacyPlan, Sampling, UnprotectedPlan, declared_size
 
@@ -27,7 +27,7 @@ SLOW_ROWS = {(10_000, 256, 100), (20_000, 512, 200), (50_000, 1024, 300), (100_0
 
 
 def _plan(noise_multiplier: float = 1.0, clip_norm: float = 1.0, batch: float = 8.0, steps: int = 10) -> PrivacyPlan:
-    return PrivacyPlan(Sampling(0.05, batch, 4, steps), noise_multiplier, clip_norm, 1e-5)
+    return PrivacyPlan.with_noise(Sampling(0.05, batch, 4, steps), noise_multiplier, clip_norm, 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -54,8 +54,8 @@ def test_claimed_epsilon_holds_and_noise_is_not_wasted(seed: int) -> None:
     sampling = Sampling(float(rng.uniform(0.05, 0.4)), 32.0, 4, steps)
     plan = PrivacyPlan.calibrate(target, 1e-5, sampling, 1.0, 1000)
     assert plan.epsilon() <= target
-    thinner = dataclasses.replace(plan, noise_multiplier=plan.noise_multiplier * 0.997)
-    assert thinner.epsilon() > target
+    thinner = PrivacyEvent(sampling.sampling_prob, plan.noise_multiplier * 0.997, steps)
+    assert compute_epsilon([thinner], 1e-5) > target
 
 
 @pytest.mark.parametrize("exact", [1419 / 1024, 2 + 787 / 512], ids=lambda value: f"sigma{value:.5f}")
@@ -120,7 +120,13 @@ def test_delta_shrinks_with_the_declared_size(customers: int, delta: float) -> N
         lambda: _plan(clip_norm=math.inf),
         lambda: dataclasses.replace(_plan(), delta=0.0),
         lambda: dataclasses.replace(_plan(), delta=1.0),
-        lambda: dataclasses.replace(_plan(), unit="record"),
+        lambda: dataclasses.replace(_plan(), unit="record"),  # with four records per sampled unit
+        lambda: dataclasses.replace(_plan(), unit="bank"),
+        lambda: dataclasses.replace(_plan(), grid_steps=0),
+        lambda: dataclasses.replace(_plan(), grid_steps=2**25),
+        lambda: dataclasses.replace(_plan(), grid_steps=2.5),
+        lambda: _plan(noise_multiplier=0.19),
+        lambda: PrivacyPlan.calibrate(3, 0.02, Sampling(0.1, 8.0, 4, 10), 1.0, 100),
         lambda: dataclasses.replace(_plan(), neighbouring_relation="replace_one"),
         lambda: dataclasses.replace(_plan(), trust_mode="secure"),
         lambda: PrivacyPlan.calibrate(0, 1e-5, Sampling(0.1, 8.0, 4, 10), 1.0, 100),
@@ -168,11 +174,15 @@ def test_every_public_value_is_in_the_digest() -> None:
     changed = [
         dataclasses.replace(plan, noise_multiplier=1.1),
         dataclasses.replace(plan, clip_norm=2.0),
-        dataclasses.replace(plan, delta=1e-6),
-        dataclasses.replace(plan, sampling=Sampling(0.06, 8.0, 4, 10)),
+        dataclasses.replace(plan, delta=2e-5),
+        dataclasses.replace(plan, target_epsilon=plan.target_epsilon + 1),
+        dataclasses.replace(plan, grid_steps=2**19),
+        PrivacyPlan.with_noise(Sampling(0.05, 8.0, 1, 10), 1.0, 1.0, 1e-5),
+        PrivacyPlan.with_noise(Sampling(0.05, 8.0, 1, 10), 1.0, 1.0, 1e-5, "record"),
+        dataclasses.replace(plan, sampling=Sampling(0.04, 8.0, 4, 10)),
         dataclasses.replace(plan, sampling=Sampling(0.05, 9.0, 4, 10)),
         dataclasses.replace(plan, sampling=Sampling(0.05, 8.0, 5, 10)),
-        dataclasses.replace(plan, sampling=Sampling(0.05, 8.0, 4, 11)),
+        dataclasses.replace(plan, sampling=Sampling(0.05, 8.0, 4, 9)),
         UnprotectedPlan(plan.sampling),
     ]
     assert plan.digest() == _plan().digest()
@@ -181,10 +191,13 @@ def test_every_public_value_is_in_the_digest() -> None:
 
 @pytest.mark.parametrize("noise_multiplier", [0.7, 0.83, 0.95, 1.3, 2.1, 3.7])
 def test_the_promise_never_claims_less_than_is_spent(noise_multiplier: float) -> None:
-    plan = dataclasses.replace(_plan(noise_multiplier), delta=3.14e-6)
+    plan = PrivacyPlan.with_noise(Sampling(0.05, 8.0, 4, 10), noise_multiplier, 1.0, 3.14e-6)
     promise = plan.guarantee()
     assert float(re.search(r"epsilon = ([\d.]+)", promise)[1]) >= plan.epsilon()
     assert float(re.search(r"delta = ([\d.e-]+)", promise)[1]) >= plan.delta
+    two, three, record = map(float, re.findall(r"(?:is|three|stays) (\d+\.\d\d)", promise))
+    assert two >= plan.epsilon(20) and three >= plan.epsilon(30)
+    assert record >= compute_epsilon([plan.event(10)], plan.delta, REPLACE_ONE)
 
 
 def test_without_protection_it_says_so_and_only_divides() -> None:
@@ -195,3 +208,70 @@ def test_without_protection_it_says_so_and_only_divides() -> None:
     assert not plan.private
     assert plan.guarantee().startswith("NONE")
     assert _plan().private
+
+
+def test_a_plan_that_costs_more_than_it_promises_cannot_be_made() -> None:
+    plan = PrivacyPlan.calibrate(3, 1e-5, Sampling(0.1, 32.0, 4, 40), 1.0, 1000)
+    for change in (
+        {"noise_multiplier": plan.noise_multiplier * 0.99},
+        {"target_epsilon": 2.9},
+        {"target_epsilon": math.nan},
+        {"delta": 1e-6},
+        {"sampling": Sampling(0.11, 32.0, 4, 40)},
+        {"sampling": Sampling(0.1, 32.0, 4, 42)},
+    ):
+        with pytest.raises(PrivacyError, match="promise"):
+            dataclasses.replace(plan, **change)
+
+
+def test_promises_to_a_record_to_a_customer_of_several_banks_and_against_a_coalition() -> None:
+    plan = PrivacyPlan.calibrate(3, 1e-5, Sampling(0.1, 32.0, 4, 40), 1.0, 1000)
+    promise = plan.guarantees()
+    assert promise.customer == promise.coalition == plan.epsilon()
+    own = [plan.event(40)]
+    assert promise.customer_at_two_banks == compute_epsilon(own * 2, 1e-5) < 2 * plan.epsilon()
+    assert promise.customer_at_three_banks == compute_epsilon(own * 3, 1e-5) < 3 * plan.epsilon()
+    assert plan.epsilon() < promise.record == compute_epsilon(own, 1e-5, REPLACE_ONE)
+
+
+def test_against_a_coalition_the_noise_of_one_bank_is_whole() -> None:
+    """The other banks subtract what they sent: the release that is left has all the noise that the event claims."""
+    plan, zero = _plan(noise_multiplier=1.0, batch=1.0), torch.zeros(0, 40_000)
+    sent = [plan.release(plan.clip([zero]), RandomStream.derived("bank", n))[0] for n in range(4)]
+    left = sum(sent) - sum(sent[1:])
+    assert float(left.std()) == pytest.approx(plan.event(1).noise_multiplier, rel=0.02)
+
+
+def test_a_plan_for_single_records_says_so_first() -> None:
+    plan = PrivacyPlan.calibrate(3, 1e-5, Sampling(0.1, 32.0, 1, 40), 1.0, 1000, "record")
+    promise = plan.guarantees()
+    assert (promise.record, promise.customer, promise.customer_at_two_banks) == (plan.epsilon(), None, None)
+    assert plan.guarantee().startswith("FOR SINGLE RECORDS ONLY")
+    assert "customer with several records is protected less" in plan.guarantee()
+
+
+def test_a_plan_survives_its_file() -> None:
+    plan = PrivacyPlan.calibrate(3, None, Sampling(0.1, 32.0, 4, 40), 0.5, 1234)
+    assert PrivacyPlan.from_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"noise_multiplier": 1', '"noise_multiplier": 2'),
+        ('"clip_norm": 0.5', '"clip_norm": 5.0'),
+        ('"clip_norm": 0.5', '"clip_norm": "0.5"'),
+        ('"num_steps": 40', '"num_steps": 41'),
+        ('"num_steps": 40', '"num_steps": 39'),
+        ('"unit": "customer"', '"unit": "record"'),
+        ('"grid_steps"', '"steps_of_grid"'),
+        ('"fedbank-plan/2"', '"fedbank-plan/1"'),
+        ("{", "["),
+        ('"digest": "', '"digest": "0'),
+    ],
+)
+def test_a_plan_file_edited_by_hand_is_refused(old: str, new: str) -> None:
+    text = PrivacyPlan.calibrate(3, None, Sampling(0.1, 32.0, 4, 40), 0.5, 1234).to_json()
+    assert old in text
+    with pytest.raises(PrivacyError, match="Expected"):
+        PrivacyPlan.from_json(text.replace(old, new, 1))
