@@ -26,7 +26,8 @@ ADAPTER = "default"
 class LoraSettings:
     """What a user chooses: rank r, alpha (scale s = alpha / r), names of adapted modules, what is trained.
 
-    ``last_layers`` adapts only that many layers nearest the output, ``None`` all of them.
+    ``last_layers`` adapts only that many layers nearest the output, ``None`` all of them. ``dropout`` is the chance
+    of an input of A to be dropped in training.
     """
 
     rank: int
@@ -34,17 +35,21 @@ class LoraSettings:
     target_modules: tuple[str, ...]
     trainable: str
     last_layers: int | None = None
+    dropout: float = 0.0
 
 
 class AdaptedModel:
     """A base model with one LoRA adapter whose tensors can be read and set as NumPy arrays.
 
-    ``parameters`` are the trainable ones, in the order of ``spec.trainable_shapes()``; ``uses_checkpointing`` says
-    whether the base model recomputes activations (asking transformers walks all modules, so it is asked once).
+    ``parameters`` are the trainable ones, in the order of ``spec.trainable_shapes()``; ``lora_layers`` are PEFT's
+    layers, in the order of ``spec.pairs``.
     """
 
     def __init__(self, model: Any, settings: LoraSettings) -> None:
         """Attach; ``model`` must already be on its device and frozen."""
+        _check_base(model)
+        if not 0 <= settings.dropout < 1:
+            raise ModelError(f"Expected adapter.dropout from 0 to below 1, got {settings.dropout}. 0 is the default.")
         layers = _adapted_layers(model.config.num_hidden_layers, settings.last_layers)
         config = LoraConfig(
             task_type="CAUSAL_LM",
@@ -52,7 +57,7 @@ class AdaptedModel:
             r=settings.rank,
             lora_alpha=settings.alpha,
             target_modules=list(settings.target_modules),
-            lora_dropout=0.0,
+            lora_dropout=settings.dropout,
             bias="none",
         )
         try:
@@ -64,11 +69,11 @@ class AdaptedModel:
                 "Qwen layers have q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and down_proj."
             ) from error
         self.base = self.peft_model.get_base_model()
-        self.uses_checkpointing = bool(self.base.is_gradient_checkpointing)
-        self._layers = {
-            name: module for name, module in self.peft_model.named_modules() if isinstance(module, LoraLayer)
-        }
-        pairs = tuple(LoraPair(name, layer.in_features, layer.out_features) for name, layer in self._layers.items())
+        self.dropout = settings.dropout
+        adapted = {name: module for name, module in self.peft_model.named_modules() if isinstance(module, LoraLayer)}
+        _check_adapted(adapted)
+        self.lora_layers: tuple[Any, ...] = tuple(adapted.values())
+        pairs = tuple(LoraPair(name, layer.in_features, layer.out_features) for name, layer in adapted.items())
         narrowest = min(min(pair.num_in, pair.num_out) for pair in pairs)
         if settings.rank > narrowest:
             raise ModelError(
@@ -95,7 +100,7 @@ class AdaptedModel:
     def trainable_linears(self) -> list[tuple[nn.ModuleDict, nn.Linear]]:
         """The trainable LoRA layers with the container each sits in, in the order of ``parameters``."""
         found = []
-        for layer in self._layers.values():
+        for layer in self.lora_layers:
             for container in (layer.lora_A, layer.lora_B):
                 if container[ADAPTER].weight.requires_grad:
                     found.append((container, container[ADAPTER]))
@@ -116,10 +121,27 @@ class AdaptedModel:
 
     def _by_name(self) -> dict[str, nn.Parameter]:
         parameters = {}
-        for pair, layer in zip(self.spec.pairs, self._layers.values(), strict=True):
+        for pair, layer in zip(self.spec.pairs, self.lora_layers, strict=True):
             parameters[pair.a_name] = layer.lora_A[ADAPTER].weight
             parameters[pair.b_name] = layer.lora_B[ADAPTER].weight
         return parameters
+
+
+def _check_base(model: Any) -> None:
+    """In fp16 gradients overflow; the scaler that is usual against it skips steps that are charged all the same."""
+    if any(parameter.dtype == torch.float16 for parameter in model.parameters()):
+        raise ModelError("Expected a base model in float32 or bfloat16, got float16. Set model.dtype=bfloat16.")
+
+
+def _check_adapted(layers: Mapping[str, LoraLayer]) -> None:
+    """Only linear layers that see records as rows: embeddings have no A, the output layer sees answer tokens."""
+    for name, layer in layers.items():
+        if ADAPTER not in layer.lora_A or ".layers." not in name:
+            raise ModelError(
+                f"Expected adapter.target_modules to name linear layers of the decoder, got {name.split('.')[-1]!r}, "
+                "for which per-record gradients are not defined. "
+                "Qwen layers have q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and down_proj."
+            )
 
 
 def _adapted_layers(num_layers: int, last_layers: int | None) -> list[int] | None:

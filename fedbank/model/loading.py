@@ -19,6 +19,11 @@ from fedbank.errors import ModelError
 
 _ARCHITECTURES = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_CHECKPOINTING: dict[str | bool, str] = {
+    **{mode: mode for mode in ("none", "reentrant", "non-reentrant")},
+    False: "none",
+    True: "non-reentrant",
+}
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
@@ -30,6 +35,8 @@ class ModelSpec:
     ``path`` is a local folder; otherwise ``identifier`` with ``revision`` names a model on a hub; with neither
     it is the tiny Qwen3 that ships with the package. ``quantisation`` is ``"none"`` or ``"nf4"`` (4-bit NF4,
     Dettmers et al. 2023, arXiv:2305.14314). ``dtype`` is that of the frozen weights and the computation.
+    ``gradient_checkpointing`` is ``"none"``, ``"reentrant"`` or ``"non-reentrant"``; ``False`` and ``True`` stand for
+    the first and the last.
     """
 
     name: str
@@ -38,7 +45,7 @@ class ModelSpec:
     revision: str | None = None
     dtype: str = "float32"
     quantisation: str = "none"
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | str = False
     device: str = "auto"
 
 
@@ -67,7 +74,9 @@ def load_base_model(spec: ModelSpec) -> BaseModel:
     """
     source, options = _locate(spec)
     device = _device(spec.device)
-    options |= {"dtype": _DTYPES[spec.dtype], "attn_implementation": "sdpa"}
+    # A frozen base never drops anything: checkpointing runs it in training mode, and dropout in the attention
+    # would make a gradient depend on the order of the records.
+    options |= {"dtype": _DTYPES[spec.dtype], "attn_implementation": "sdpa", "attention_dropout": 0.0}
     if spec.quantisation == "nf4":
         options |= _nf4(device)
     with _as_model_error(source):
@@ -80,10 +89,28 @@ def load_base_model(spec: ModelSpec) -> BaseModel:
     model.requires_grad_(False)
     if spec.quantisation == "none":
         model.to(device)
-    if spec.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    enable_checkpointing(model, _CHECKPOINTING[spec.gradient_checkpointing])
     model.eval()
     return BaseModel(model, _reference(spec), device)
+
+
+def enable_checkpointing(model: Any, mode: str) -> None:
+    """Recompute activations in the backward pass: ``"none"``, ``"reentrant"`` or ``"non-reentrant"``."""
+    if mode == "none":
+        return
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": mode == "reentrant"})
+    if mode == "reentrant":
+        # A frozen embedding's output needs no gradient, and a reentrant layer whose input needs none trains nothing.
+        model.enable_input_require_grads()
+
+
+def checkpointing_mode(model: Any) -> str:
+    """The mode that ``model`` is in, whoever enabled it."""
+    decoder = model.model
+    if not decoder.gradient_checkpointing:
+        return "none"
+    keywords = getattr(decoder._gradient_checkpointing_func, "keywords", {})
+    return "reentrant" if keywords.get("use_reentrant", True) else "non-reentrant"
 
 
 def check_model_source(spec: ModelSpec) -> None:
@@ -92,6 +119,11 @@ def check_model_source(spec: ModelSpec) -> None:
         raise ModelError(f"Expected model.dtype to be one of {', '.join(_DTYPES)}, got {spec.dtype!r}.")
     if spec.quantisation not in ("none", "nf4"):
         raise ModelError(f"Expected model.quantisation to be none or nf4, got {spec.quantisation!r}.")
+    if spec.gradient_checkpointing not in _CHECKPOINTING:
+        raise ModelError(
+            "Expected model.gradient_checkpointing to be none, reentrant or non-reentrant, got "
+            f"{spec.gradient_checkpointing!r}."
+        )
     if spec.name == "path" and not spec.path:
         raise ModelError("Expected model.path=DIR with model=path, got none. Name a folder with Qwen weights.")
     source, _ = _locate(spec)

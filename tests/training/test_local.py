@@ -20,7 +20,9 @@ MakeModel = Callable[..., AdaptedModel]
 BATCH = 6.5  # no sample has this size, so that no division by the actual size can hide
 CUSTOMERS = [1, 2, 3, 20, 5, 1, 4, 2]
 SGD = LocalSettings(1, 1.0, "sgd")
-NO_NOISE = 0.7531  # a plan with this noise multiplier gets a silent stream: what is left is rounding to 2^-20 of the clip
+NO_NOISE = (
+    0.7531  # a plan with this noise multiplier gets a silent stream: what is left is rounding to 2^-20 of the clip
+)
 
 
 class _SilentStream(RandomStream):
@@ -208,7 +210,6 @@ def test_checkpointing_recomputes_and_changes_nothing(
         model, count = make_model(), [0]
         if checkpointing:
             model.base.gradient_checkpointing_enable({"use_reentrant": reentrant})
-            model.uses_checkpointing = True
             model.base.enable_input_require_grads()
         model.base.model.layers[1].input_layernorm.register_forward_hook(
             lambda *args, count=count: count.__setitem__(0, count[0] + 1)
