@@ -108,3 +108,17 @@ def test_secure_streams_differ_and_cannot_be_replayed() -> None:
 def test_one_stream_is_one_sequence_however_it_is_cut() -> None:
     whole, cut = RandomStream.derived("cut"), RandomStream.derived("cut")
     assert whole.uniform(10).tolist() == [*cut.uniform(3), *cut.uniform(0), *cut.uniform(7)]
+
+
+def test_rounding_to_the_grid_comes_after_the_noise_and_costs_no_sensitivity() -> None:
+    """A customer who moves every coordinate by a ten-thousandth of a grid step moves the release by no more on average.
+
+    Rounded before the noise, every coordinate next to a rounding boundary would jump by a whole step: in d coordinates
+    the square root of d steps, which no event accounts for.
+    """
+    grid, count = 2.0**-20, 400_000
+    without = torch.full((count,), 0.49995 * grid, dtype=torch.float64)
+    with_customer = without + 0.0001 * grid
+    (one,) = add_gaussian((without,), 1e-4, grid, RandomStream.derived("rounding"))
+    (other,) = add_gaussian((with_customer,), 1e-4, grid, RandomStream.derived("rounding"))
+    assert abs(float((other - one).double().mean()) / grid) < 0.001

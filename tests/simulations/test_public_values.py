@@ -1,0 +1,48 @@
+"""What a bank computes from its customers before any noise stays inside, or is public by agreement."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from fedbank.config import load_simulate, to_yaml
+from fedbank.privacy.plan import PrivacyPlan, declared_size
+from fedbank_simulations.campaigns import FEDERATED, make_plan, make_terms
+from fedbank_simulations.federation import first_state
+from fedbank_simulations.resident import Resident, resident
+
+SMALL = ("data.customers=600", "training.rounds=2", "training.local_steps=2", "training.expected_batch=16")
+
+
+def _home(*overrides: str) -> Resident:
+    return resident(to_yaml(load_simulate([*SMALL, *overrides])))
+
+
+@pytest.mark.parametrize("customers", [(1230, 1239), (1200, 1299), (57_000, 57_999)])
+def test_one_customer_more_or_fewer_does_not_show_in_the_plan(customers: tuple[int, int]) -> None:
+    """The plan travels; it is made from the declared size, two digits, and from nothing else of the data."""
+    config = load_simulate(SMALL)
+    plans = {make_plan(config, count, 16).digest() for count in customers}
+    assert len(plans) == 1
+
+
+def test_customers_do_not_show_in_the_first_adapter_nor_in_the_terms() -> None:
+    def public(overrides: Sequence[str]) -> tuple[str, object]:
+        home = _home(*overrides)
+        terms = make_terms(FEDERATED, home.config, home.model.spec, home.members(FEDERATED))
+        return first_state(home).digest(), (terms.adapter, terms.rule, terms.server_step, dict(terms.weights))
+
+    one, other = public(["banks=3", "seed=0"]), public(["banks=3", "seed=0", "data.customers=700"])
+    assert one == other
+
+
+def test_that_every_bank_takes_part_in_every_round_is_no_amplification() -> None:
+    """Participation is known to the coordinator: the accountant sees each bank's own sampling and nothing less."""
+    plans = {}
+    for banks in (2, 3, 6):
+        home = _home(f"banks={banks}", "partition=iid", "partition.size_exponent=0")
+        for member in home.members(FEDERATED).values():
+            assert isinstance(member.plan, PrivacyPlan)
+            event, declared = member.plan.event(4), declared_size(member.data.num_units)
+            assert event.sampling_prob == member.plan.sampling.sampling_prob == 16 / declared
+            plans[banks] = event.sampling_prob
+    assert plans[2] < plans[3] < plans[6]  # fewer customers at a bank, a larger share of them in a step
