@@ -67,7 +67,7 @@ class ModelConfig:
     revision: str | None = None
     dtype: str = "float32"
     quantisation: str = "none"
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: str = "none"
     device: str = "auto"
     max_length: int = 64
 
@@ -80,6 +80,7 @@ class AdapterConfig:
     alpha: float = 16.0
     target_modules: list[str] = field(default_factory=list)
     last_layers: int | None = None
+    dropout: float = 0.0
 
 
 @dataclass
@@ -105,6 +106,7 @@ class TrainingConfig:
     learning_rate: float = 0.01
     momentum: float = 0.0
     micro_batch: int = 64
+    per_example: str = "direct"
 
 
 @dataclass
@@ -309,6 +311,13 @@ _RULES: tuple[_Rule, ...] = (
     ("training.learning_rate", lambda v: 0 < v < float("inf"), "a positive number"),
     ("training.momentum", lambda v: 0 <= v < 1, "from 0 to below 1"),
     ("training.micro_batch", lambda v: v >= 1, "at least 1 customer"),
+    ("training.per_example", lambda v: v in ("direct", "opacus"), "direct or opacus"),
+    ("adapter.dropout", lambda v: 0 <= v < 1, "from 0 to below 1"),
+    (
+        "model.gradient_checkpointing",
+        lambda v: v in ("none", "reentrant", "non-reentrant"),
+        "none, reentrant or non-reentrant",
+    ),
     ("aggregation.rule", lambda v: v in RULES, "fedsvd, ffa or fedavg"),
     ("aggregation.weights", lambda v: v in ("equal", "declared"), "equal or declared"),
     ("aggregation.server_step", lambda v: v in STEPS, "mean, momentum or adam"),

@@ -101,7 +101,12 @@ def local_settings(config: SimulateConfig) -> LocalSettings:
     """How every bank trains within a round."""
     training = config.training
     return LocalSettings(
-        training.local_steps, training.learning_rate, training.optimizer, training.momentum, training.micro_batch
+        training.local_steps,
+        training.learning_rate,
+        training.optimizer,
+        training.momentum,
+        training.micro_batch,
+        training.per_example,
     )
 
 
@@ -114,4 +119,5 @@ def lora_settings(config: SimulateConfig) -> LoraSettings:
         tuple(adapter.target_modules),
         trainable=RULES[config.aggregation.rule],
         last_layers=adapter.last_layers,
+        dropout=adapter.dropout,
     )

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from fedbank.config import SimulateConfig, parse_simulate, to_yaml
 from fedbank.model.loading import check_model_source
+from fedbank.training.engines import check_engine
 from fedbank_simulations.campaigns import FEDERATED, campaign_names
 from fedbank_simulations.federation import campaign_folder, run_campaign
 from fedbank_simulations.folder import RESULTS, choose_output, claimed, open_run
@@ -54,6 +55,7 @@ def simulate(
         console.print(NO_PRIVACY, style="bold red")
     console.print("Preparing data and model ...", highlight=False)
     home = resident(settings)
+    check_engine(home.model, config.training.per_example)
     names = campaign_names(config, home.scenario.banks)
     members = {name: home.members(name) for name in names}
     _announce(console, home, output)
