@@ -8,7 +8,7 @@ TORCH := 2.13.0
 OUTPUT ?= runs/demo
 READY := $(VENV)/.ready
 
-.PHONY: demo test fast check mutants lock clean
+.PHONY: demo test fast check coverage mutants lock clean
 
 demo: $(READY)  ## four banks train one adapter together; results in runs/demo
 	@test ! -e $(OUTPUT)/results.json || { echo "$(OUTPUT) holds a finished demo: open $(OUTPUT)/report.html, or run: make demo OUTPUT=runs/another"; exit 2; }
@@ -28,6 +28,9 @@ check: $(READY)  ## style, types, import arrows, documents
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/test_docs.py
+
+coverage: $(READY)  ## every branch of fedbank/privacy is taken by the fast tests
+	$(BIN)/python -m pytest -q -m "not slow" tests/privacy tests/client tests/training --cov=fedbank.privacy --cov-branch --cov-report=term-missing --cov-fail-under=100
 
 mutants: $(READY)  ## every seeded defect must make its test fail
 	$(BIN)/python tests/mutants/run.py

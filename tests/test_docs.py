@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,15 @@ def test_help_lists_every_choice(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     for fragment in ("aggregation=fedavg|fedsvd|ffa", "privacy=customer|off", "held_out:", "--json", "--multirun"):
         assert fragment in shown
+
+
+def test_the_lock_file_pins_every_dependency_but_torch() -> None:
+    """PyTorch's build depends on the machine: deploy/install_torch.py chooses it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    names = {re.split(r"[^\w.-]", line)[0].lower() for line in wanted} - {"torch"}
+    pinned = dict(line.lower().split("==") for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines())
+    assert names <= {name.replace("_", "-") for name in pinned}
 
 
 def test_decisions_are_numbered_without_gaps() -> None:
