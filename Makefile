@@ -43,7 +43,8 @@ $(READY): pyproject.toml constraints.txt deploy/install_torch.py
 	@touch $@
 
 lock: $(READY)  ## write the versions of .venv to constraints.txt
-	$(BIN)/python -m pip freeze --exclude-editable | grep -viE '^(torch|uv|pip)==' > constraints.txt
+	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)/freeze.txt
+	grep -viE '^(torch|uv|pip|setuptools)==' $(VENV)/freeze.txt > constraints.txt
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
