@@ -1,11 +1,22 @@
-"""A bank's side of a campaign: charge, train, keep the finished update, answer."""
+"""A bank's side of a campaign: charge, train, keep the finished update, answer.
 
+What a crash costs. The charge is on disk before any noise is drawn and the finished update is on disk before it is
+sent. A crash before the charge costs nothing. After the finished update is kept, the same bytes are sent again and
+nothing is charged. In between, a replayable stream (simulation, tests) draws the same noise again, which reveals
+nothing new and costs nothing; a secure stream draws fresh noise, and since nobody can prove what became of the first
+draw, the round is charged once more. A round whose update was kept or sent is therefore charged at least once, and
+exactly once unless its execution itself was cut off under a secure stream.
+"""
+
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 
 from fedbank.adapter.lora import AdaptedModel
 from fedbank.adapter.state import digest
@@ -13,10 +24,14 @@ from fedbank.adapter.update import RoundRequest, Update
 from fedbank.data.encode import EncodedUnits
 from fedbank.durable import write_atomic
 from fedbank.errors import PrivacyError, RunError, UpdateError
+from fedbank.privacy.budget import Budget
 from fedbank.privacy.ledger import Charge, Ledger
 from fedbank.privacy.noise import RandomStream
 from fedbank.privacy.plan import PrivacyPlan, TrainingPlan
 from fedbank.training.local import LocalSettings, train_round
+
+LEDGER = "ledger.jsonl"
+"""The ledger's name in a bank's folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +47,11 @@ class Bank:
     """One member bank with its data, its model and a folder of its own for ledger and finished updates.
 
     ``stream_for_round`` supplies the randomness of a round. A deployed bank passes one that returns
-    ``RandomStream.secure()``; only code, never a configuration, can pass another.
+    ``RandomStream.secure()``; only code, never a configuration, can pass another. ``budget`` are the bank's own
+    limits over all of its campaigns, which share one ledger in ``folder``; ``None``: only each campaign's plan counts.
+
+    The folder holds the ledger, its head, and of each campaign the last finished update, already noised. Nothing
+    else that was computed from customers' records is ever written, whatever fails.
     """
 
     def __init__(
@@ -45,6 +64,7 @@ class Bank:
         *,
         stream_for_round: Callable[[int], RandomStream],
         device: torch.device,
+        budget: Budget | None = None,
     ) -> None:
         self.name = name
         self._participation = participation
@@ -53,7 +73,8 @@ class Bank:
         self._folder = folder
         self._stream_for_round = stream_for_round
         self._device = device
-        self._ledger = Ledger(folder / "ledger.jsonl")
+        self._ledger = Ledger(folder / LEDGER, name, limit=budget)
+        self._books_agree = False
 
     def train(self, request: bytes) -> bytes:
         """The bank's update to one round, as bytes.
@@ -63,6 +84,8 @@ class Bank:
         parsed = RoundRequest.from_bytes(request, self._model.spec)
         self._check(parsed)
         base_digest = digest(parsed.adapter)
+        if self._participation.plan.private and not self._books_agree:
+            self._check_books()
         kept = self._finished(parsed.round, base_digest)
         if kept is not None:
             return kept
@@ -114,7 +137,9 @@ class Bank:
         self._ledger.charge(charge, max_steps=plan.sampling.num_steps)
 
     def _path(self, round_number: int) -> Path:
-        return self._folder / "finished" / f"round-{round_number:05d}.safetensors"
+        """Campaigns may name themselves as they like and run side by side: none touches another's file."""
+        campaign = hashlib.sha256(self._participation.campaign.encode()).hexdigest()[:16]
+        return self._folder / "finished" / f"{campaign}-round-{round_number:05d}.safetensors"
 
     def _finished(self, round_number: int, base_digest: str) -> bytes | None:
         path = self._path(round_number)
@@ -131,7 +156,43 @@ class Bank:
         agreed = (self._participation.campaign, self._participation.plan.digest(), base_digest)
         return content if (kept.campaign, kept.plan_digest, kept.base_digest) == agreed else None
 
+    def _check_books(self) -> None:
+        """A finished update without its charge: ledger and head were both replaced by older copies, or removed."""
+        plan_digest = self._participation.plan.digest()
+        charges = self._ledger.charges()
+        charged = {(c.campaign, c.round, c.base_digest, c.plan_digest) for c in charges}
+        for path in sorted(self._path(0).parent.glob("*.safetensors")):
+            kept = _metadata(path)
+            release = tuple(kept.get(name) for name in ("campaign", "round", "base_digest", "plan_digest"))
+            if kept.get("plan_digest") == plan_digest and release not in charged:
+                raise PrivacyError(
+                    f"Expected the ledger of {self.name} to hold round {kept['round']} of {kept['campaign']}, whose "
+                    "finished update is kept, got no such charge: the ledger was replaced by an older copy or lost. "
+                    "Put back the newest one. Nothing was trained and nothing was sent."
+                )
+        self._books_agree = True
+
     def _keep(self, round_number: int, update: bytes) -> None:
         """Keep the newest update only: the one before was committed, or this round would not have been asked for."""
-        write_atomic(self._path(round_number), update, mode=0o600)
+        path = self._path(round_number)
+        try:
+            write_atomic(path, update, mode=0o600)
+        except OSError as error:
+            raise RunError(
+                f"Expected to keep the finished update of round {round_number}, got: {error.strerror or error}. Free "
+                "space and ask for the round again, which a bank with secure noise is charged for again. "
+                "Nothing was sent."
+            ) from error
         self._path(round_number - 1).unlink(missing_ok=True)
+        for left in path.parent.glob(f".{path.name}.*"):  # by a crash in the middle of writing
+            left.unlink(missing_ok=True)
+
+
+def _metadata(path: Path) -> dict[str, object]:
+    """The public metadata of a kept update, without reading its tensors; of a damaged file, nothing."""
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata: dict[str, object] = json.loads(file.metadata()["fedbank"])
+            return dict(metadata)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return {}

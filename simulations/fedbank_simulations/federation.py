@@ -10,6 +10,7 @@ from fedbank.errors import RunError
 from fedbank.privacy.ledger import Ledger
 from fedbank.privacy.plan import PrivacyPlan
 from fedbank_client.app import make_client_app
+from fedbank_client.bank import LEDGER
 from fedbank_server.app import make_server_app
 from fedbank_server.campaign import Campaign
 from fedbank_server.store import CampaignStore
@@ -98,7 +99,7 @@ def _check_books(recorded: list[int], folder: Path, members: Mapping[str, Member
         )
     for name, member in members.items():
         if isinstance(member.plan, PrivacyPlan):
-            charged = {charge.round for charge in Ledger(bank_folder(folder, name) / "ledger.jsonl").charges()}
+            charged = {charge.round for charge in Ledger(bank_folder(folder, name) / LEDGER, name).charges()}
             if missing := set(range(1, state.round + 1)) - charged:
                 raise RunError(
                     f"Expected the ledger of {name} in {folder} to hold every committed round, "

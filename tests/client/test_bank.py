@@ -1,6 +1,8 @@
 """A bank's side of a round: what it refuses, when it charges, what leaves, and what a crash costs."""
 
 import json
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ from fedbank.adapter.lora import AdaptedModel
 from fedbank.adapter.state import digest, to_bytes
 from fedbank.adapter.update import RoundRequest, Update
 from fedbank.data.encode import EncodedUnits
-from fedbank.errors import PrivacyError, UpdateError
+from fedbank.errors import PrivacyError, RunError, UpdateError
 from fedbank.privacy.accounting import PrivacyEvent, compute_epsilon
+from fedbank.privacy.budget import Budget
 from fedbank.privacy.ledger import Ledger
 from fedbank.privacy.noise import RandomStream
 from fedbank.privacy.plan import PrivacyPlan, Sampling, UnprotectedPlan
@@ -46,7 +49,9 @@ def open_bank(
 ) -> Callable[..., tuple[Bank, Ledger]]:
     """A bank and its ledger; opening it again is a restart."""
 
-    def open_it(streams: Streams = _derived, plan: Any = PLAN, campaign: str = "spring") -> tuple[Bank, Ledger]:
+    def open_it(
+        streams: Streams = _derived, plan: Any = PLAN, campaign: str = "spring", budget: Budget | None = None
+    ) -> tuple[Bank, Ledger]:
         participation = Participation(campaign, plan, LocalSettings(STEPS, 0.05))
         bank = Bank(
             "bank-a",
@@ -56,8 +61,9 @@ def open_bank(
             tmp_path,
             stream_for_round=streams,
             device=torch.device("cpu"),
+            budget=budget,
         )
-        return bank, Ledger(tmp_path / "ledger.jsonl")
+        return bank, Ledger(tmp_path / "ledger.jsonl", "bank-a")
 
     return open_it
 
@@ -197,7 +203,7 @@ def test_only_the_newest_update_is_kept(open_bank: Any, model: AdaptedModel, tmp
     for number in (1, 2):
         bank.train(_request(model, number))
     kept = [path.name for path in (tmp_path / "finished").iterdir()]
-    assert kept == ["round-00002.safetensors"]
+    assert [name[16:] for name in kept] == ["-round-00002.safetensors"]
 
 
 def test_an_unprotected_campaign_charges_nothing(open_bank: Any, model: AdaptedModel) -> None:
@@ -205,3 +211,160 @@ def test_an_unprotected_campaign_charges_nothing(open_bank: Any, model: AdaptedM
     update = Update.from_bytes(bank.train(_request(model)), model.spec)
     assert ledger.charges() == []
     assert update.plan_digest == UnprotectedPlan(SAMPLING).digest()
+
+
+def test_a_round_that_would_pass_the_banks_budget_is_refused_and_costs_nothing(
+    open_bank: Any, model: AdaptedModel
+) -> None:
+    """The bank's own limit, over all campaigns, holds whatever the plan of a campaign would permit."""
+    one, two = (compute_epsilon([PLAN.event(rounds * STEPS)], 1e-5) for rounds in (1, 2))
+    budget = Budget((one + two) / 2, None, 1e-5)
+    bank, ledger = open_bank(_secure, budget=budget)
+    bank.train(_request(model))
+    bank.train(_request(model))  # asked again: sent again
+    for campaign, number in (("spring", 2), ("autumn", 1)):
+        bank, ledger = open_bank(_secure, campaign=campaign, budget=budget)
+        with pytest.raises(PrivacyError, match=r"limit of epsilon .* nothing was sent"):
+            bank.train(_request(model, number, campaign))
+    assert len(ledger.charges()) == 1
+
+
+def test_campaigns_that_run_side_by_side_do_not_touch_each_others_updates(open_bank: Any, model: AdaptedModel) -> None:
+    names = ("spring", "../autumn", "x" * 300)
+    sent = {name: open_bank(_secure, campaign=name)[0].train(_request(model, campaign=name)) for name in names}
+    again = {name: open_bank(_secure, campaign=name)[0].train(_request(model, campaign=name)) for name in names}
+    assert again == sent
+    assert len(open_bank()[1].charges()) == 3
+
+
+@pytest.mark.parametrize("copy", ["older", "none"])
+def test_older_copies_of_ledger_and_head_together_are_noticed_by_the_finished_update(
+    open_bank: Any, model: AdaptedModel, tmp_path: Path, copy: str
+) -> None:
+    """Neither file contradicts the other: only the update that was sent says that a charge is missing."""
+    old = tmp_path / "old"
+    old.mkdir()
+    files = [tmp_path / "ledger.jsonl", tmp_path / "ledger.head"]
+    bank, ledger = open_bank(_secure)
+    bank.train(_request(model, 1))
+    for file in files:
+        shutil.copy(file, old)
+    bank.train(_request(model, 2))
+    for file in files:
+        file.unlink()
+        if copy == "older":
+            shutil.copy(old / file.name, file)
+    bank, ledger = open_bank(_secure)
+    before = ledger.charges()
+    for number in (2, 3):
+        with pytest.raises(PrivacyError, match=r"hold round 2 of spring, .* older copy"):
+            bank.train(_request(model, number))
+    assert ledger.charges() == before
+
+
+def test_a_damaged_finished_update_is_not_sent(open_bank: Any, model: AdaptedModel, tmp_path: Path) -> None:
+    bank, ledger = open_bank(_secure)
+    bank.train(_request(model))
+    (kept,) = (tmp_path / "finished").iterdir()
+    kept.write_bytes(kept.read_bytes()[:-40])
+    bank, ledger = open_bank(_secure)
+    with pytest.raises(RunError, match=r"damaged file. Delete it"):
+        bank.train(_request(model))
+    assert len(ledger.charges()) == 1
+    bank.train(_request(model, 2))
+    assert len(ledger.charges()) == 2
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("streams", [_derived, _secure], ids=["derived", "secure"])
+def test_a_bank_leaves_its_ledger_and_noised_updates_on_disk_and_nothing_else(
+    open_bank: Any,
+    model: AdaptedModel,
+    tmp_path: Path,
+    streams: Streams,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Pitfall 25: checkpoints, crash dumps and logs carry private state. Also after a round that failed half-way."""
+    bank, _ = open_bank(streams)
+
+    def fail(*args: object) -> None:
+        raise MemoryError("the machine went away")
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    first = bank.train(_request(model, 1))
+    handle = model.base.model.register_forward_hook(fail)
+    try:
+        with pytest.raises(MemoryError):
+            bank.train(_request(model, 2))
+    finally:
+        handle.remove()
+    after_failure = _files(tmp_path)
+    second = bank.train(_request(model, 2))
+    books = ["ledger.head", "ledger.jsonl"]
+    assert [name for name in after_failure if "finished" not in name] == books
+    names = _files(tmp_path)
+    assert len(after_failure) == len(names) == 3
+    assert [name for name in names if "finished" not in name] == books
+    (kept,) = (tmp_path / "finished").iterdir()
+    assert kept.read_bytes() == second != first  # the very bytes that left: noised, with public metadata
+    assert kept.stat().st_mode & 0o777 == 0o600
+    for line in (tmp_path / "ledger.jsonl").read_text().splitlines()[1:]:
+        assert json.loads(line).keys() == {
+            *("previous", "time", "campaign", "round", "base_digest", "plan_digest"),
+            *("sampling_prob", "noise_multiplier", "num_steps", "replay_id"),
+        }
+    assert capfd.readouterr() == ("", "")
+    assert caplog.text == ""
+
+
+def test_what_a_crash_left_of_an_update_is_removed(open_bank: Any, model: AdaptedModel, tmp_path: Path) -> None:
+    bank, _ = open_bank()
+    bank.train(_request(model))
+    (kept,) = (tmp_path / "finished").iterdir()
+    part = kept.with_name(f".{kept.name}.abc123")
+    part.write_bytes(kept.read_bytes()[:100])
+    kept.unlink()
+    bank, _ = open_bank()
+    bank.train(_request(model))
+    assert list((tmp_path / "finished").iterdir()) == [kept]
+
+
+def test_an_update_that_cannot_be_kept_is_not_sent(open_bank: Any, model: AdaptedModel, tmp_path: Path) -> None:
+    """The disk fills up between the charge and the update."""
+    bank, ledger = open_bank(_derived)
+    finished = tmp_path / "finished"
+    finished.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(finished)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting is not permitted here")
+    (finished / "filler").write_bytes(bytes(4096))
+    try:
+        with pytest.raises(RunError, match=r"No space left on device.*Nothing was sent"):
+            bank.train(_request(model))
+        assert [path.name for path in finished.iterdir()] == ["filler"]
+    finally:
+        subprocess.run(["umount", str(finished)], check=True)
+    assert len(ledger.charges()) == 1
+    bank.train(_request(model))
+    assert len(ledger.charges()) == 1
+
+
+def test_on_a_read_only_disk_nothing_is_trained(open_bank: Any, model: AdaptedModel, tmp_path: Path) -> None:
+    bank, _ = open_bank(_secure)
+    mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(tmp_path)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting is not permitted here")
+    handle = model.base.model.register_forward_pre_hook(lambda *args: pytest.fail("the model was run"))
+    try:
+        with pytest.raises(PrivacyError, match=r"Read-only file system.*Nothing was trained and nothing was sent"):
+            bank.train(_request(model))
+    finally:
+        handle.remove()
+        subprocess.run(["umount", str(tmp_path)], check=True)
