@@ -9,17 +9,23 @@ from fedbank.errors import FedBankError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "simulate": ("fedbank_simulations.cli:simulate_command", "several banks train one adapter on this machine"),
+    "client": ("fedbank_client.cli:client_command", "a member bank's side: the privacy it has spent and has left"),
+    "audit": (
+        "fedbank_simulations.audit.cli:audit_command",
+        "attack the privacy: does what leaves a bank keep its promise?",
+    ),
     "report": ("fedbank_simulations.cli:report_command", "privacy-utility curves of finished simulations"),
 }
 """Every command with where it lives (``module:function``) and what it does."""
 
-EXIT_OK, EXIT_USER_ERROR, EXIT_INTERRUPTED = 0, 2, 130
+EXIT_OK, EXIT_USER_ERROR, EXIT_AUDIT_FAILED, EXIT_INTERRUPTED = 0, 2, 3, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that ``arguments`` (default: those of the process) name; returns the exit code.
 
-    2 for an error that a person can put right (one plain message on stderr), 130 after Ctrl-C.
+    2 for an error that a person can put right (one plain message on stderr), 3 for an audit that found a promise
+    broken, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):

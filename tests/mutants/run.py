@@ -1,7 +1,7 @@
 """Applies every fault of the ``*.toml`` files beside it to a copy of the source and expects the named test to notice.
 
-``python tests/mutants/run.py [NAME...]`` exits with 1 if a fault survives or cannot be applied, or if its test
-fails already without it.
+``python tests/mutants/run.py [NAME...]`` exits with 1 if a fault survives or cannot be applied, if its test fails
+already without it, or if one of the privacy pitfalls of docs/pitfalls.md has no fault.
 """
 
 import os
@@ -16,6 +16,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {"fedbank": "", "fedbank_server": "server", "fedbank_client": "client", "fedbank_simulations": "simulations"}
 _TESTS_FAILED, _TIMEOUT_S = 1, 300
+PITFALLS = {str(number) for number in range(1, 32)}
+"""The numbers of docs/pitfalls.md."""
+OWN = "own"
+"""Marks a guarantee of ours that is not one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,8 @@ def read_mutants(names: list[str]) -> list[Mutant]:
     unknown = set(names) - {mutant.name for mutant in mutants}
     if unknown:
         sys.exit(f"Expected names of mutants, got {sorted(unknown)}.")
-    return [mutant for mutant in mutants if not names or mutant.name in names]
+    chosen = [mutant for mutant in mutants if not names or mutant.name in names]
+    return sorted(chosen, key=lambda mutant: (mutant.pitfall == OWN, mutant.pitfall.zfill(2), mutant.name))
 
 
 def copy_source(target: Path) -> None:
@@ -111,15 +116,20 @@ def main(names: list[str]) -> int:
         if code != 0:
             sys.stdout.write(f"A named test fails without any fault (pytest exit {code}):\n{said}\n")
             return 1
-        failures = 0
+        failures, caught = 0, set()
         sys.stdout.write("pitfall | mutant | test | killed\n--- | --- | --- | ---\n")
         for mutant in mutants:
             result = verdict(copy, mutant)
             failures += result != "killed"
+            caught |= {mutant.pitfall} if result == "killed" else set()
             sys.stdout.write(f"{mutant.pitfall} | {mutant.name} | {mutant.test.removeprefix('tests/')} | {result}\n")
             sys.stdout.flush()
         sys.stdout.write(f"{len(mutants) - failures} of {len(mutants)} killed\n")
-    return 1 if failures else 0
+    if names:
+        return 1 if failures else 0
+    missing = sorted(PITFALLS - caught, key=int)
+    sys.stdout.write(f"{len(PITFALLS & caught)} of {len(PITFALLS)} pitfalls caught; missing: {missing or 'none'}\n")
+    return 1 if failures or missing else 0
 
 
 if __name__ == "__main__":

@@ -12,17 +12,8 @@ from fedbank.errors import PrivacyError
 from fedbank.privacy.accounting import REPLACE_ONE, PrivacyEvent, compute_epsilon
 from fedbank.privacy.noise import RandomStream
 from fedbank.privacy.plan import PrivacyPlan, Sampling, UnprotectedPlan, declared_size
+from simulations.benchmarks.accounting import SIGMA_TABLE
 
-# customers, batch, steps: noise multiplier at epsilon 1, 3 and 8 (PLD, Poisson, add or remove one).
-SIGMA_TABLE = {
-    (2_000, 256, 100): (4.97, 2.03, 1.08),
-    (5_000, 512, 150): (4.85, 1.98, 1.06),
-    (10_000, 256, 100): (1.33, 0.82, 0.57),
-    (10_000, 1024, 300): (6.75, 2.65, 1.31),
-    (20_000, 512, 200): (1.63, 0.91, 0.62),
-    (50_000, 1024, 300): (1.62, 0.90, 0.62),
-    (100_000, 1024, 300): (1.08, 0.74, 0.53),
-}
 SLOW_ROWS = {(10_000, 256, 100), (20_000, 512, 200), (50_000, 1024, 300), (100_000, 1024, 300)}
 
 
