@@ -21,35 +21,32 @@ class RoundCheck:
 
     def __init__(self, model: AdaptedModel) -> None:
         """Refuse a model that could not train exactly the agreed adapter."""
-        check_trainable(model)
         self._model = model
-        self._frozen = self._fingerprints()
+        self._frozen = _fingerprints(check_trainable(model))
 
     def passed(self, change: Mapping[str, NDArray[np.float32]], last_mean_P: Sequence[Tensor]) -> None:
         """``RunError`` unless every tensor that was given a step has moved and every frozen one has not."""
-        check_trainable(self._model)
+        named = check_trainable(self._model)
         for (name, moved), mean in zip(change.items(), last_mean_P, strict=True):
             if not moved.any() and bool(mean.any()):
                 raise RunError(
                     f"Expected training to move the adapter, got no change of {name}. The adapter is not attached to "
                     "the model that runs, or the learning rate is too small to change it; nothing was sent."
                 )
-        found = self._fingerprints()
+        found = _fingerprints(named)
         if found != self._frozen:
             changed = sorted(name for name, mark in found.items() if self._frozen.get(name) != mark)
             raise RunError(
                 f"Expected the base model to stay as it is, got a change of {changed[0] if changed else 'its parts'}. "
                 "Load it again; nothing was sent."
             )
-        graded = [name for name, tensor in self._model.peft_model.named_parameters() if tensor.grad is not None]
+        graded = [name for name, tensor in named.items() if tensor.grad is not None]
         if graded:
             raise RunError(
                 f"Expected no gradient outside the agreed adapter, got one of {graded[0]}. Nothing was sent."
             )
 
-    def _fingerprints(self) -> dict[str, tuple[int, int]]:
-        """Storage and number of in-place writes of every tensor that is not trained."""
-        tensors: dict[str, Any] = dict(self._model.peft_model.named_parameters())
-        return {
-            name: (tensor.data_ptr(), tensor._version) for name, tensor in tensors.items() if not tensor.requires_grad
-        }
+
+def _fingerprints(named: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Storage and number of in-place writes of every tensor that is not trained."""
+    return {name: (tensor.data_ptr(), tensor._version) for name, tensor in named.items() if not tensor.requires_grad}

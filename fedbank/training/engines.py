@@ -1,6 +1,7 @@
 """Which engine takes the per-customer gradients, and what is refused before a round starts."""
 
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 
@@ -40,9 +41,12 @@ def check_engine(model: AdaptedModel, engine: str) -> None:
         )
 
 
-def check_trainable(model: AdaptedModel) -> None:
-    """The parameters that are trained are those of the model that runs, exactly those of the spec, in no fp16."""
-    named = dict(model.peft_model.named_parameters())
+def check_trainable(model: AdaptedModel) -> dict[str, Any]:
+    """The parameters that are trained are those of the model that runs, exactly those of the spec, in no fp16.
+
+    Returns all parameters by name: finding them walks the whole model.
+    """
+    named: dict[str, Any] = dict(model.peft_model.named_parameters())
     half = any(parameter.dtype == torch.float16 for parameter in named.values())
     if half or any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda")):
         raise ModelError(
@@ -61,6 +65,7 @@ def check_trainable(model: AdaptedModel) -> None:
             "Expected the adapter's tensors to be those of the model that runs, got others: the model was moved or "
             "copied after the adapter was attached, and would never learn. Nothing was sent."
         )
+    return named
 
 
 def _in_peft(name: str) -> str:

@@ -91,15 +91,24 @@ def machine() -> dict[str, Any]:
 
 def publish(name: str, lines: Iterable[dict[str, Any]]) -> None:
     """Print the lines as they come (JSON with ``--json``, else the figures in words) and keep them in the report."""
+    write_lines(name, lines, as_json=argument_parser(name).parse_args().json)
+
+
+def argument_parser(name: str) -> argparse.ArgumentParser:
+    """The arguments that all benchmarks have; one that needs more adds them and calls ``write_lines``."""
     parser = argparse.ArgumentParser(prog=f"python -m simulations.benchmarks.{name}")
     parser.add_argument("--json", action="store_true", help="one JSON object per line and nothing else")
-    as_json = parser.parse_args().json
+    return parser
+
+
+def write_lines(name: str, lines: Iterable[dict[str, Any]], *, as_json: bool, report: str | None = None) -> None:
+    """Print the lines as they come and keep them in ``reports/``, in the file ``report`` (default: ``name``)."""
     REPORTS.mkdir(exist_ok=True)
-    report = ""
+    kept = ""
     for line in lines:
         complete = {"benchmark": name, **line, "machine": machine()}
-        report += json.dumps(complete) + "\n"
+        kept += json.dumps(complete) + "\n"
         words = "  ".join(f"{key}={value}" for key, value in complete.items() if key != "machine")
         sys.stdout.write((json.dumps(complete) if as_json else words) + "\n")
         sys.stdout.flush()
-        (REPORTS / f"{name}.jsonl").write_text(report, "utf-8")
+        (REPORTS / f"{report or name}.jsonl").write_text(kept, "utf-8")
