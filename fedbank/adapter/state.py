@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NewType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,11 @@ from safetensors.numpy import load, save
 from fedbank.errors import UpdateError
 
 Tensors = Mapping[str, NDArray[np.float32]]
+Released = NewType("Released", Tensors)
+"""Changes of trainable tensors that went through a plan's release: the only tensors of a bank that may leave it.
+
+Made where a round of training ends and where an update is parsed, nowhere else.
+"""
 
 _MAX_HEADER_BYTES = 1 << 20
 

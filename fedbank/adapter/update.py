@@ -1,12 +1,8 @@
 """What travels between coordinator and bank: the request for a round, and the update that answers it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fedbank.adapter.state import AdapterSpec, Tensors, from_bytes, to_bytes
+from fedbank.adapter.state import AdapterSpec, Released, Tensors, from_bytes, to_bytes
 from fedbank.errors import UpdateError
 
 RECORD, PAYLOAD = "fedbank", "payload"
@@ -47,7 +43,7 @@ class Update:
     base_digest: str
     plan_digest: str
     num_steps: int
-    tensors: Mapping[str, NDArray[np.float32]]
+    tensors: Released
 
     def to_bytes(self) -> bytes:
         """The update as one safetensors file."""
@@ -71,7 +67,7 @@ class Update:
         texts = dict.fromkeys(("campaign", "bank", "base_digest", "plan_digest"), str)
         _expect_fields(metadata, {"kind": "update"}, {**texts, "round": int, "num_steps": int})
         del metadata["kind"]
-        return cls(tensors=tensors, **metadata)
+        return cls(tensors=Released(tensors), **metadata)
 
 
 def _expect_fields(metadata: object, fixed: dict[str, str], types: dict[str, type]) -> None:

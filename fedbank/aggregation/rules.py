@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fedbank.adapter.state import AdapterSpec, Tensors
+from fedbank.adapter.state import AdapterSpec, Released, Tensors
 
 RULES: Mapping[str, str] = {"fedavg": "AB", "ffa": "B", "fedsvd": "B"}
 """Every rule with what banks train under it."""
 
 
-def average(updates: Sequence[Tensors], weights: Sequence[float]) -> dict[str, NDArray[np.float32]]:
+def average(updates: Sequence[Released], weights: Sequence[float]) -> dict[str, NDArray[np.float32]]:
     """Σ w_i·u_i / Σ w_i per tensor, accumulated in fp64 in the order given."""
     total = sum(weights)
     mean = {}

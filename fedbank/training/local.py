@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedbank.adapter.lora import AdaptedModel
-from fedbank.adapter.state import Tensors
+from fedbank.adapter.state import Released, Tensors
 from fedbank.data.encode import EncodedUnits
 from fedbank.model.loading import checkpointing_mode
 from fedbank.privacy.noise import RandomStream
@@ -73,7 +73,7 @@ def train_round(
     *,
     stream: RandomStream,
     device: torch.device,
-) -> dict[str, NDArray[np.float32]]:
+) -> Released:
     """The change of the trainable tensors after ``settings.num_steps`` steps from the global adapter ``start``.
 
     ``stream`` supplies the sample, the noise and the dropout masks. The result is private under ``plan`` and may
@@ -92,7 +92,7 @@ def train_round(
     end = model.read()
     change = {name: end[name] - start[name] for name in model.spec.trainable_shapes()}
     check.passed(change, mean_P)
-    return change
+    return Released(change)
 
 
 @contextmanager
