@@ -63,11 +63,15 @@ def make_model(make_base: Callable[..., Any]) -> Callable[..., AdaptedModel]:
         targets: tuple[str, ...] = ("q_proj", "v_proj", "down_proj"),
         seed: int = 0,
         vocabulary: int = VOCABULARY,
+        dtype: str = "float32",
+        dropout: float = 0.0,
     ) -> AdaptedModel:
+        import torch
+
         from fedbank.adapter.lora import AdaptedModel, LoraSettings
 
-        base = make_base(kind, seed=seed, vocabulary=vocabulary)
-        model = AdaptedModel(base, LoraSettings(rank, 2.0 * rank, targets, trainable))
+        base = make_base(kind, seed=seed, vocabulary=vocabulary).to(getattr(torch, dtype))
+        model = AdaptedModel(base, LoraSettings(rank, 2.0 * rank, targets, trainable, dropout=dropout))
         model.write(_random_state(model.spec, seed))
         return model
 
