@@ -25,13 +25,10 @@ from fedbank.data.encode import EncodedUnits
 from fedbank.durable import write_atomic
 from fedbank.errors import PrivacyError, RunError, UpdateError
 from fedbank.privacy.budget import Budget
-from fedbank.privacy.ledger import Charge, Ledger
+from fedbank.privacy.ledger import LEDGER, Charge, Ledger
 from fedbank.privacy.noise import RandomStream
 from fedbank.privacy.plan import PrivacyPlan, TrainingPlan
 from fedbank.training.local import LocalSettings, train_round
-
-LEDGER = "ledger.jsonl"
-"""The ledger's name in a bank's folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +130,7 @@ class Bank:
             event.noise_multiplier,
             event.num_steps,
             replay_id,
+            plan.unit,
         )
         self._ledger.charge(charge, max_steps=plan.sampling.num_steps)
 

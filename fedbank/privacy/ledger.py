@@ -31,6 +31,8 @@ from typing import Any, Protocol
 from fedbank.durable import append_at, complete_length, open_locked, read_records, sync_folder, write_record
 from fedbank.errors import PrivacyError
 
+LEDGER = "ledger.jsonl"
+"""The ledger's name in a bank's folder."""
 FORMAT = "fedbank-ledger/1"
 _HEADER = {"format": str, "bank": str, "id": str}
 _ADVICE = (
@@ -49,8 +51,9 @@ class Charge:
     """What one round of one campaign is about to execute on the bank's customers.
 
     ``base_digest`` names the adapter it starts from. ``replay_id`` names the random stream if it can be drawn again
-    (simulation and tests), ``None`` if not. ``time`` is when it was charged (UTC, ISO 8601), which the ledger fills
-    in; it is no part of what was executed, so charges that differ in nothing else are equal.
+    (simulation and tests), ``None`` if not. ``unit`` is whose privacy it costs. ``time`` is when it was charged (UTC,
+    ISO 8601), which the ledger fills in; it is no part of what was executed, so charges that differ in nothing else
+    are equal.
 
     Raises:
         PrivacyError: no such steps can be executed (their epsilon would be negative, infinite or undefined).
@@ -64,10 +67,11 @@ class Charge:
     noise_multiplier: float
     num_steps: int
     replay_id: str | None
+    unit: str = "customer"
     time: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        texts = (self.campaign, self.base_digest, self.plan_digest, self.replay_id or "", self.time)
+        texts = (self.campaign, self.base_digest, self.plan_digest, self.replay_id or "", self.unit, self.time)
         sound = (
             all(isinstance(text, str) for text in texts)
             and type(self.round) is int
@@ -98,22 +102,26 @@ class SpendingLimit(Protocol):
 
 @dataclass(slots=True)
 class Book:
-    """What a verified ledger says. ``head`` is the hash of its last line, ``length`` its bytes."""
+    """What a verified ledger says. ``hashes`` are those of its lines, ``length`` is its size in bytes."""
 
     bank: str = ""
     identity: str = ""
     charges: list[Charge] = field(default_factory=list)
     steps: dict[str, dict[Mechanism, int]] = field(default_factory=dict)
-    head: str = ""
+    hashes: list[str] = field(default_factory=list)
     length: int = 0
-    _before_head: str = ""
     _plans: dict[str, str] = field(default_factory=dict)
     _streams: dict[str, Charge] = field(default_factory=dict)
 
     @property
     def lines(self) -> int:
         """Lines of the file, the first of which is no charge."""
-        return len(self.charges) + bool(self.identity)
+        return len(self.hashes)
+
+    @property
+    def head(self) -> str:
+        """The hash of the last line; empty for an empty ledger."""
+        return self.hashes[-1] if self.hashes else ""
 
     def plan(self, campaign: str) -> str | None:
         """The digest of the plan that ``campaign`` began with."""
@@ -139,12 +147,8 @@ class Book:
             if {name: type(value) for name, value in record.items()} != _HEADER or record["format"] != FORMAT:
                 raise ValueError(f"no first line of {FORMAT}")
             self.bank, self.identity = record["bank"], record["id"]
-        self._before_head, self.head = self.head, sha256(line).hexdigest()
+        self.hashes.append(sha256(line).hexdigest())
         self.length += len(line) + 1
-
-    def hash_of_line(self, number: int) -> str | None:
-        """The hash of the last line or of the one before it."""
-        return {self.lines: self.head, self.lines - 1: self._before_head}.get(number)
 
     def _index(self, charge: Charge) -> None:
         self.charges.append(charge)
@@ -211,6 +215,12 @@ class Ledger:
             raise PrivacyError(
                 f"Expected round {charge.round} of {charge.campaign} under the plan of its earlier rounds, "
                 "got another plan, whose epsilon would not count them. Begin a new campaign. Nothing was trained."
+            )
+        if book.charges and book.charges[0].unit != charge.unit:
+            raise PrivacyError(
+                f"Expected a campaign that protects every {book.charges[0].unit}, as all in this ledger do, got one "
+                f"that protects every {charge.unit}: their epsilons are about different things and do not compose. "
+                "Keep such campaigns in a folder of their own. Nothing was trained."
             )
         spent = sum(book.steps.get(charge.campaign, {}).values())
         if spent + charge.num_steps > max_steps:
@@ -320,7 +330,7 @@ def _check_head(book: Book, path: Path, bank: str) -> None:
             f"Expected the privacy ledger of {bank} in {path.name} to have {counted} lines, as {name} says, "
             f"got {book.lines}: one of the two was lost, cut or replaced by an older copy. {_ADVICE}"
         )
-    if counted and book.hash_of_line(counted) != head:
+    if counted and book.hashes[counted - 1] != head:
         raise PrivacyError(
             f"Expected line {counted} of the privacy ledger of {bank} as it was written, got another. {_ADVICE}"
         )

@@ -7,10 +7,9 @@ from pathlib import Path
 from fedbank.adapter.state import initial_state
 from fedbank.aggregation.rounds import GlobalState
 from fedbank.errors import RunError
-from fedbank.privacy.ledger import Ledger
+from fedbank.privacy.ledger import LEDGER, Ledger
 from fedbank.privacy.plan import PrivacyPlan
 from fedbank_client.app import make_client_app
-from fedbank_client.bank import LEDGER
 from fedbank_server.app import make_server_app
 from fedbank_server.campaign import Campaign
 from fedbank_server.store import CampaignStore

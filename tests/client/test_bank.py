@@ -85,6 +85,7 @@ def test_an_update_answers_its_request(open_bank: Any, model: AdaptedModel) -> N
     (charge,) = ledger.charges()
     assert (charge.sampling_prob, charge.noise_multiplier, charge.num_steps) == (0.5, 1.2, STEPS)
     assert (charge.campaign, charge.round, charge.plan_digest) == ("spring", 1, PLAN.digest())
+    assert charge.unit == "customer"
 
 
 def test_nothing_but_the_agreed_fields_leaves(open_bank: Any, model: AdaptedModel) -> None:
@@ -318,7 +319,7 @@ def test_a_bank_leaves_its_ledger_and_noised_updates_on_disk_and_nothing_else(
     for line in (tmp_path / "ledger.jsonl").read_text().splitlines()[1:]:
         assert json.loads(line).keys() == {
             *("previous", "time", "campaign", "round", "base_digest", "plan_digest"),
-            *("sampling_prob", "noise_multiplier", "num_steps", "replay_id"),
+            *("sampling_prob", "noise_multiplier", "num_steps", "replay_id", "unit"),
         }
     assert capfd.readouterr() == ("", "")
     assert caplog.text == ""

@@ -197,6 +197,12 @@ def test_the_steps_that_are_left_can_be_spent_and_not_one_more() -> None:
     for campaign, mechanism in (("a", (0.05, 1.1)), ("b", (0.2, 3.0))):
         left = budget.left(charges, campaign)
         assert left.steps is not None and left.steps > 0
+        last, beyond = (make(campaign, 9, mechanism, left.steps + more) for more in (0, 1))
+        whole = [[*charges, one] for one in (last, beyond)]
+        own = [[one for one in some if one.campaign == campaign] for some in whole]
+        for some, fits in zip(zip(whole, own, strict=True), (True, False), strict=True):
+            spent = [compute_epsilon(merge(events), DELTA) for events in some]
+            assert (spent[0] <= 2.5 and spent[1] <= 2.0) == fits
         budget.check(make(campaign, 9, mechanism, left.steps), module._steps(charges))
         with pytest.raises(PrivacyError):
             budget.check(make(campaign, 9, mechanism, left.steps + 1), module._steps(charges))

@@ -158,6 +158,15 @@ def test_a_campaign_keeps_its_plan(path: Path, replay_id: str | None) -> None:
     assert ledger.charges() == [CHARGE]
 
 
+def test_a_ledger_is_about_one_unit_of_privacy(path: Path) -> None:
+    """Epsilon for every record says nothing about a customer with many: the two must never be composed."""
+    ledger = open_ledger(path)
+    ledger.charge(CHARGE, max_steps=MAX_STEPS)
+    with pytest.raises(PrivacyError, match="protects every record"):
+        ledger.charge(dataclasses.replace(FRESH, campaign="autumn", unit="record"), max_steps=MAX_STEPS)
+    assert ledger.charges() == [CHARGE]
+
+
 @pytest.mark.parametrize(("max_steps", "charged"), [(4, 0), (5, 1), (14, 2), (15, 3)])
 def test_a_campaign_never_passes_its_steps(path: Path, max_steps: int, charged: int) -> None:
     ledger = open_ledger(path)
@@ -201,6 +210,7 @@ BAD_CHARGES = [
     {"noise_multiplier": float("inf")},
     {"noise_multiplier": float("nan")},
     {"campaign": 7},
+    {"unit": None},
     {"round": "1"},
 ]
 
@@ -487,7 +497,7 @@ def test_on_a_disk_that_fills_up_nothing_is_charged_and_the_ledger_stays_whole(
     (folder / "filler").write_bytes(b"x" * 4096)
     ledger, charged = open_ledger(path), 2
     with pytest.raises(PrivacyError, match=r"No space left on device.*Nothing was trained"):
-        while True:
+        for _ in range(100):
             ledger.charge(dataclasses.replace(FRESH, round=charged + 1), max_steps=10_000)
             charged += 1
     content = path.read_bytes()
