@@ -68,6 +68,7 @@ class AdaptedModel:
                 f"{list(settings.target_modules)}. "
                 "Qwen layers have q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and down_proj."
             ) from error
+        self.peft_model.eval()  # what PEFT adds is in training mode: its dropout would be active in every forward pass
         self.base = self.peft_model.get_base_model()
         self.dropout = settings.dropout
         adapted = {name: module for name, module in self.peft_model.named_modules() if isinstance(module, LoraLayer)}

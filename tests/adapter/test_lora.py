@@ -94,6 +94,34 @@ def test_unknown_target_modules_are_a_plain_error(make_base: Callable[..., Any])
         AdaptedModel(make_base(), LoraSettings(2, 4.0, ("no_such_layer",), "B"))
 
 
+@pytest.mark.parametrize("module", ["lm_head", "embed_tokens"])
+def test_layers_whose_records_cannot_be_told_apart_are_refused_by_name(
+    make_base: Callable[..., Any], module: str
+) -> None:
+    """The output layer sees answer tokens without a record dimension, an embedding has no A."""
+    with pytest.raises(ModelError, match=f"layers of the decoder, got '{module}'"):
+        AdaptedModel(make_base(), LoraSettings(2, 4.0, ("q_proj", module), "B"))
+
+
+def test_a_base_model_in_fp16_is_refused(make_base: Callable[..., Any]) -> None:
+    with pytest.raises(ModelError, match=r"float32 or bfloat16, got float16.*model\.dtype=bfloat16"):
+        AdaptedModel(make_base().half(), LoraSettings(2, 4.0, ("q_proj",), "B"))
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.0, 2.0, float("nan")])
+def test_a_dropout_that_is_no_probability_is_refused(make_base: Callable[..., Any], dropout: float) -> None:
+    with pytest.raises(ModelError, match=r"adapter\.dropout"):
+        AdaptedModel(make_base(), LoraSettings(2, 4.0, ("q_proj",), "B", dropout=dropout))
+
+
+@torch.no_grad()
+def test_dropout_is_off_outside_training(make_base: Callable[..., Any], make_state: Callable[..., Any]) -> None:
+    plain, dropping = (AdaptedModel(make_base(), LoraSettings(3, 6.0, ("q_proj",), "B", dropout=p)) for p in (0.0, 0.5))
+    for model in (plain, dropping):
+        model.write(make_state(model.spec, 5))
+    torch.testing.assert_close(dropping.base(TOKENS).logits, plain.base(TOKENS).logits, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("last_layers", [0, -1, 3])
 def test_more_layers_than_there_are_is_a_plain_error(make_base: Callable[..., Any], last_layers: int) -> None:
     with pytest.raises(ModelError, match="last_layers"):

@@ -10,7 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fedbank.errors import ModelError
-from fedbank.model.loading import ModelSpec, check_model_source, load_base_model, load_tokenizer
+from fedbank.model.loading import (
+    ModelSpec,
+    check_model_source,
+    checkpointing_mode,
+    load_base_model,
+    load_tokenizer,
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +60,34 @@ def test_the_model_is_loaded_in_the_asked_precision(saved: Path) -> None:
     assert {parameter.dtype for parameter in base.model.parameters()} == {torch.bfloat16}
 
 
-@pytest.mark.parametrize("asked", [False, True])
-def test_gradient_checkpointing_is_on_if_and_only_if_asked(saved: Path, asked: bool) -> None:
+@pytest.mark.parametrize(
+    ("asked", "mode"),
+    [(False, "none"), (True, "non-reentrant"), *((mode, mode) for mode in ("none", "reentrant", "non-reentrant"))],
+)
+def test_gradient_checkpointing_is_in_the_asked_mode(saved: Path, asked: bool | str, mode: str) -> None:
+    check_model_source(_spec(saved, gradient_checkpointing=asked))
     model = load_base_model(_spec(saved, gradient_checkpointing=asked)).model
-    assert model.is_gradient_checkpointing is asked
+    assert checkpointing_mode(model) == mode
     assert not model.training
+
+
+def test_the_mode_of_a_model_that_somebody_else_set_up_is_known(make_base: Callable[..., Any]) -> None:
+    model = make_base()
+    assert checkpointing_mode(model) == "none"
+    for reentrant, mode in ((True, "reentrant"), (False, "non-reentrant")):
+        model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        assert checkpointing_mode(model) == mode
+    model.gradient_checkpointing_disable()
+    assert checkpointing_mode(model) == "none"
+
+
+def test_the_base_never_drops_attention_whatever_its_folder_says(copied: Path) -> None:
+    """Checkpointing runs the base in training mode, where attention dropout would be active."""
+    _config(lambda config: config.update(attention_dropout=0.5))(copied)
+    model = load_base_model(_spec(copied, gradient_checkpointing="reentrant")).model.train()
+    tokens = torch.arange(2, 40)[None]
+    with torch.no_grad():
+        assert torch.equal(model(tokens).logits, model(tokens).logits)
 
 
 def _config(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
@@ -106,6 +135,8 @@ BAD_SPECS = {
     "no-path": ({"path": None}, "model.path"),
     "empty-path": ({"path": ""}, "model.path"),
     "unknown-dtype": ({"dtype": "float8"}, "dtype"),
+    "half-precision": ({"dtype": "float16"}, "float32, bfloat16, got 'float16'"),
+    "unknown-checkpointing": ({"gradient_checkpointing": "always"}, "none, reentrant or non-reentrant, got 'always'"),
     "unknown-quantisation": ({"quantisation": "int3"}, "quantisation"),
 }
 
