@@ -1,11 +1,14 @@
 """Files are whole or not there: simulated crashes at every system call."""
 
+import errno
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from fedbank.durable import append_durable, read_lines, write_atomic
+from fedbank.durable import append_durable, open_locked, read_lines, read_records, write_atomic, write_record
 
 
 class Crash(BaseException):
@@ -86,3 +89,80 @@ def test_appending_syncs_before_it_returns(tmp_path: Path, monkeypatch: pytest.M
     append_durable(path, b"more")
     assert b"line\n" in seen
     assert seen[-1] == b"line\nmore\n"
+
+
+def test_a_line_that_the_disk_refuses_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "log"
+    append_durable(path, b"first")
+
+    def full(descriptor: int, content: bytes, at: int, real: object = os.pwrite) -> int:
+        if len(content) > 3:
+            return real(descriptor, content[:3], at)  # type: ignore[operator]
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(os, "pwrite", full)
+        append_durable(path, b"1234")
+    assert path.read_bytes() == b"first\n"
+
+
+def test_the_newest_record_is_read_and_the_one_before_it_survives_a_torn_write(tmp_path: Path) -> None:
+    path = tmp_path / "record"
+    assert read_records(path) == []
+    for number in range(1, 6):
+        write_record(path, number, b"record %d" % number)
+        assert sorted(read_records(path)) == [b"record %d" % n for n in (number - 1, number) if n]
+        assert path.stat().st_size == 512
+    content = path.read_bytes()
+    for torn in range(66, 80):
+        path.write_bytes(content[: 256 + torn] + b"?" + content[256 + torn + 1 :])
+        assert b"record 4" in read_records(path)
+        assert all(record in (b"record 4", b"record 5") for record in read_records(path))
+
+
+def test_a_record_that_does_not_fit_is_a_programmers_error(tmp_path: Path) -> None:
+    write_record(tmp_path / "record", 1, b"x" * 190)
+    assert read_records(tmp_path / "record") == [b"x" * 190]
+    with pytest.raises(ValueError, match="at most 190 bytes"):
+        write_record(tmp_path / "record", 2, b"x" * 191)
+
+
+def test_a_record_is_synced_before_it_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, seen = tmp_path / "record", []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (seen.append(path.read_bytes()), fsync(descriptor))[1])
+    write_record(path, 1, b"one")
+    assert seen == [path.read_bytes()]
+
+
+def test_a_file_that_was_replaced_while_its_lock_was_waited_for_is_opened_again(tmp_path: Path) -> None:
+    """Otherwise a line would go into a file that has no name any more."""
+    path = tmp_path / "log"
+    path.write_bytes(b"old\n")
+    got: list[bytes] = []
+
+    def wait() -> None:
+        with open_locked(path, write=True) as descriptor:
+            got.append(os.pread(descriptor, 100, 0))
+
+    for replacement in (b"new\n", None):
+        with open_locked(path, write=True):
+            waiting = threading.Thread(target=wait)
+            waiting.start()
+            time.sleep(0.05)
+            path.unlink()
+            if replacement is not None:
+                path.write_bytes(replacement)
+        waiting.join()
+    assert got == [b"new\n", b""]
+
+
+def test_readers_share_a_file_and_writers_do_not(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with open_locked(path, write=True), pytest.raises(TimeoutError):  # noqa: SIM117
+        with open_locked(path, write=False, patience_s=0.01):
+            pass
+    with open_locked(path, write=False), open_locked(path, write=False, patience_s=0.01):
+        pass
+    with pytest.raises(FileNotFoundError), open_locked(tmp_path / "none", write=False):
+        pass

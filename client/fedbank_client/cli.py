@@ -34,9 +34,9 @@ def client_command(words: Sequence[str]) -> int:
         case [] | ["-h" | "--help" | "help", *_]:
             sys.stdout.write(_USAGE)
             return 0
-        case [word, *_]:
-            sys.stderr.write(f"Expected a command (budget), got {word!r}. See fedbank client --help.\n")
-    return 2
+        case unknown:
+            sys.stderr.write(f"Expected a command (budget), got {unknown[0]!r}. See fedbank client --help.\n")
+            return 2
 
 
 def _verify(words: Sequence[str]) -> int:

@@ -50,9 +50,13 @@ def open_bank(
     """A bank and its ledger; opening it again is a restart."""
 
     def open_it(
-        streams: Streams = _derived, plan: Any = PLAN, campaign: str = "spring", budget: Budget | None = None
+        streams: Streams = _derived,
+        plan: Any = PLAN,
+        campaign: str = "spring",
+        budget: Budget | None = None,
+        rate: float = 0.05,
     ) -> tuple[Bank, Ledger]:
-        participation = Participation(campaign, plan, LocalSettings(STEPS, 0.05))
+        participation = Participation(campaign, plan, LocalSettings(STEPS, rate))
         bank = Bank(
             "bank-a",
             participation,
@@ -369,3 +373,15 @@ def test_on_a_read_only_disk_nothing_is_trained(open_bank: Any, model: AdaptedMo
     finally:
         handle.remove()
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_an_update_that_moves_nothing_is_not_kept_or_sent_and_its_charge_stands_once(
+    open_bank: Any, model: AdaptedModel, tmp_path: Path
+) -> None:
+    """Pitfall 12: noise moves every weight, so nothing having moved means that something else was trained."""
+    for _ in range(2):
+        bank, ledger = open_bank(_derived, rate=0.0)
+        with pytest.raises(RunError, match="move the adapter"):
+            bank.train(_request(model))
+        assert len(ledger.charges()) == 1
+    assert not (tmp_path / "finished").exists()
