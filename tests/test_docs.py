@@ -64,6 +64,23 @@ def test_the_lock_file_pins_every_dependency_but_torch() -> None:
     assert names <= {name.replace("_", "-") for name in pinned}
 
 
+def test_every_pitfall_names_the_mutants_and_tests_that_prove_it() -> None:
+    """The table and the seeded defects say the same."""
+    listed: dict[str, tuple[set[str], set[str]]] = {}
+    for line in (ROOT / "docs" / "pitfalls.md").read_text("utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        if re.match(r"\| \d+ \|", line):
+            listed[cells[0]] = (set(re.findall(r"`([^`]+)`", cells[4])), set(re.findall(r"`([^`]+)`", cells[5])))
+    seeded: dict[str, tuple[set[str], set[str]]] = {str(number): (set(), set()) for number in range(1, 32)}
+    for file in sorted((ROOT / "tests" / "mutants").glob("*.toml")):
+        for mutant in tomllib.loads(file.read_text("utf-8"))["mutant"]:
+            if mutant["pitfall"] in seeded:
+                tests, names = seeded[mutant["pitfall"]]
+                tests.add(mutant["test"].removeprefix("tests/").split("[")[0])
+                names.add(mutant["name"])
+    assert listed == seeded
+
+
 def test_decisions_are_numbered_without_gaps() -> None:
     numbers = [int(path.name[:4]) for path in sorted((ROOT / "docs" / "adr").glob("*.md"))]
     assert numbers == list(range(1, len(numbers) + 1))

@@ -53,7 +53,8 @@ Trained by a simulated consortium of {len(banks)} banks with {customers} custome
 {promise}
 
 This is a simulation: its noise comes from a seed, so the guarantee is that of a deployment with the same plan,
-not of this file.
+not of this file. It is about training: what a server of this adapter logs, caches or repeats from a customer's own
+session is not covered.
 
 ## Scores on held-out customers
 

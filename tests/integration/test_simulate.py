@@ -118,7 +118,7 @@ def test_peft_loads_the_adapter_and_it_changes_the_logits(whole: tuple[Path, sub
         after = adapted(tokens).logits
     assert float((after - before).abs().max()) > 1e-3
     card = (folder / "adapter" / "README.md").read_text("utf-8")
-    assert "epsilon = " in card and "fedbank/tiny-qwen3" in card
+    assert "epsilon = " in card and "fedbank/tiny-qwen3" in card and "is not covered" in card
 
 
 def test_every_bank_was_charged_once_a_round(whole: tuple[Path, subprocess.CompletedProcess[str]]) -> None:

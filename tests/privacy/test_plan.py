@@ -266,3 +266,10 @@ def test_a_plan_file_edited_by_hand_is_refused(old: str, new: str) -> None:
     assert old in text
     with pytest.raises(PrivacyError, match="Expected"):
         PrivacyPlan.from_json(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize("unit", ["customer", "record"])
+def test_the_promise_is_about_training_and_says_so(unit: str) -> None:
+    """Epsilon bounds what training lets out; answers, logs and caches of a server are another matter."""
+    promise = PrivacyPlan.with_noise(Sampling(0.05, 8.0, 1, 10), 1.0, 1.0, 1e-5, unit).guarantee()
+    assert "during the 10 training steps" in promise

@@ -46,3 +46,14 @@ def test_that_every_bank_takes_part_in_every_round_is_no_amplification() -> None
             assert event.sampling_prob == member.plan.sampling.sampling_prob == 16 / declared
             plans[banks] = event.sampling_prob
     assert plans[2] < plans[3] < plans[6]  # fewer customers at a bank, a larger share of them in a step
+
+
+def test_with_records_as_units_every_record_is_sampled_and_clipped_alone() -> None:
+    home = _home("banks=2", "privacy.unit=record")
+    for name, member in home.members(FEDERATED).items():
+        assert isinstance(member.plan, PrivacyPlan)
+        assert member.plan.unit == "record" and member.plan.guarantee().startswith("FOR SINGLE RECORDS ONLY")
+        train = home.scenario.banks[name].train
+        assert member.data.num_units == train.num_records > train.num_units
+        assert set(member.data.records_per_unit()) == {1}
+        assert member.plan.sampling.sampling_prob == 16 / declared_size(train.num_records)

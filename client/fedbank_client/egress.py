@@ -1,0 +1,57 @@
+"""The one way out of a bank: three kinds of things may leave it, and nothing but this module sends.
+
+The allow-list is a type. Whoever has something else to send (a loss, a count, the text of an exception) has no
+function to call, and a subclass that carries more is refused when it is sent.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from flwr.app import ConfigRecord, Error, Message, RecordDict
+
+from fedbank.adapter.update import PAYLOAD, RECORD, Update
+from fedbank.errors import PrivacyError, UpdateError
+
+_REFUSED = 100
+"""Flower's own error codes end far below."""
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """The bank's public name, as an answer to who is there."""
+
+    bank: str
+
+
+class Refusal(Enum):
+    """Why a bank sends no update: one of three fixed texts. What exactly went wrong stays inside."""
+
+    PRIVACY = "refused: the bank's privacy rules do not allow this round"
+    REQUEST = "refused: not a request that this bank understands or has agreed to"
+    FAILURE = "refused: the bank could not finish the round"
+
+
+Outgoing = Enrolment | Update | Refusal
+
+
+def refusal_for(error: Exception) -> Refusal:
+    """The public reason that stands for ``error``; its text may speak of private data and is not used."""
+    if isinstance(error, PrivacyError):
+        return Refusal.PRIVACY
+    return Refusal.REQUEST if isinstance(error, UpdateError) else Refusal.FAILURE
+
+
+def reply(message: Message, outgoing: Outgoing) -> Message:
+    """The answer to ``message``; ``TypeError`` for anything that is not on the list, subclasses included."""
+    if type(outgoing) is Enrolment:
+        return _reply(message, outgoing.bank.encode())
+    if type(outgoing) is Update:
+        return _reply(message, outgoing.to_bytes())
+    if type(outgoing) is Refusal:
+        return Message(Error(_REFUSED, outgoing.value), reply_to=message)
+    raise TypeError(f"expected one of Enrolment, Update, Refusal; got {type(outgoing).__name__}; nothing was sent")
+
+
+def _reply(message: Message, payload: bytes) -> Message:
+    """One record with one value and nothing else."""
+    return Message(RecordDict({RECORD: ConfigRecord({PAYLOAD: payload})}), reply_to=message)
