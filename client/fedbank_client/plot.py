@@ -23,7 +23,8 @@ def write_page(path: Path, bank: str, budget: Budget, moments: Sequence[Moment])
         f"<style>body{{font-family:system-ui,sans-serif;color:{_INK};max-width:46rem;margin:2rem auto;padding:0 1rem}}"
         "svg{width:100%;height:auto}</style></head><body>\n"
         f"<h1>{escape(title)}</h1>\n<p>Epsilon of everything executed in all campaigns together, at delta = "
-        f"{budget.delta:g}, after each round that was charged. Times are UTC.</p>\n"
+        f"{budget.delta:g}. Each dot is a round just charged; of a long history, evenly chosen ones are drawn. "
+        "Times are UTC.</p>\n"
         f"{draw(moments, budget.max_epsilon_total)}\n</body></html>\n"
     )
     write_atomic(path, content.encode())
