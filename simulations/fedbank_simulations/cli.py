@@ -176,9 +176,8 @@ def _print_summary(results: dict[str, Any], console: Console) -> None:
             table.add_row(label, format_nll(values["nll"]), exact, str(values["n"]))
     console.print(table)
     console.print(_privacy_table(results))
-    promises = {values["guarantee"] for values in results["privacy"].values()}
-    if len(promises) == 1:
-        console.print(promises.pop(), highlight=False)
+    bank, values = next(iter(results["privacy"].items()))
+    console.print(f"The promise of {bank} (results.json has all): {values['guarantee']}", highlight=False)
     console.print(
         f"{results['seconds']:.0f} s, {results['peak_rss_bytes'] / 2**30:.2f} GiB at most, "
         f"{results['bytes_up'] / 2**20:.1f} MiB up, {results['bytes_down'] / 2**20:.1f} MiB down",
@@ -188,9 +187,8 @@ def _print_summary(results: dict[str, Any], console: Console) -> None:
 
 def _privacy_table(results: dict[str, Any]) -> Table:
     units = {values["unit"] for values in results["privacy"].values()} - {"none"}
-    table = Table(
-        f"privacy of every {' or '.join(sorted(units)) or 'customer'} of", title="Privacy", title_justify="left"
-    )
+    title = f"Privacy of every {' or '.join(sorted(units)) or 'customer'}"
+    table = Table("bank", title=title, title_justify="left")
     for heading in ("epsilon", "delta", "noise multiplier", "sampling probability", "steps"):
         table.add_column(heading, justify="right")
     for name, values in results["privacy"].items():
