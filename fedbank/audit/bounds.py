@@ -61,6 +61,13 @@ def clopper_pearson_high(successes: int, trials: int, error: float) -> float:
     return 1.0 if successes == trials else float(stats.beta.ppf(1 - error, successes + 1, trials - successes))
 
 
+def epsilon_from_rates(low_tpr: float, high_fpr: float, delta: float) -> float:
+    """Epsilon that an (epsilon, delta) mechanism must have for such rates (Kairouz et al. 2015, arXiv:1311.0776)."""
+    directions = ((low_tpr, high_fpr), (1 - high_fpr, 1 - low_tpr))
+    bounds = [math.log((good - delta) / bad) if bad > 0 else MAX_EPSILON for good, bad in directions if good > delta]
+    return min(MAX_EPSILON, max([0.0, *bounds]))
+
+
 def gaussian_from_rates(low_tpr: float, high_fpr: float, delta: float) -> float:
     """Epsilon from one point of the trade-off curve of a Gaussian mechanism (Nasr et al. 2023, arXiv:2302.07956).
 

@@ -5,8 +5,8 @@ a coin. Whoever sees every released step and knows the real customers' gradients
 in its direction. P trainable parameters, flattened; M canaries.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -113,11 +113,10 @@ def audit_gradient(
     canaries: int,
     confidence: float,
     stream: RandomStream,
-    progress: Callable[[int], None] = lambda done: None,
 ) -> Finding:
     """Train the plan's steps with ``canaries`` in or out by coins, and bound epsilon from their scores.
 
-    ``stream`` supplies coins, directions, samples and noise. ``progress`` is told how many steps are done.
+    ``stream`` supplies coins, directions, samples and noise.
 
     Raises:
         PrivacyError: fewer trainable parameters than canaries.
@@ -131,16 +130,13 @@ def audit_gradient(
     coordinates = np.argsort(stream.uniform(size))[:canaries]
     included = stream.uniform(canaries) < 0.5
     watched = CanaryPlan(plan, coordinates[included], [])
-    state = dict(run.start)
-    while len(watched.seen) < plan.sampling.num_steps:
-        change = train_round(run.model, run.data, watched, run.settings, state, stream=stream, device=run.device)
-        state |= {name: state[name] + tensor for name, tensor in change.items()}
-        progress(len(watched.seen))
+    settings = replace(run.settings, num_steps=plan.sampling.num_steps)
+    train_round(run.model, run.data, watched, settings, run.start, stream=stream, device=run.device)
     event = plan.event(len(watched.seen))
     projections = np.stack([step[coordinates] for step in watched.seen], axis=1)
     scores = log_likelihood_ratio(projections, event)
     bounds = canary_bounds(scores, included, event, plan.delta, confidence)
-    settings: dict[str, float | int | str] = {
+    figures: dict[str, float | int | str] = {
         "canaries": canaries,
         "sampling_prob": event.sampling_prob,
         "noise_multiplier": event.noise_multiplier,
@@ -148,7 +144,7 @@ def audit_gradient(
     }
     name = f"{canaries} canary gradients, {event.num_steps} steps, q = {event.sampling_prob:g}"
     claimed = plan.epsilon(event.num_steps)
-    return Finding(name, claimed, plan.delta, bounds, scores[included], scores[~included], settings)
+    return Finding(name, claimed, plan.delta, bounds, scores[included], scores[~included], figures)
 
 
 def canary_bounds(

@@ -51,6 +51,10 @@ class Resident:
             self._members[campaign] = members_of(campaign, self.config, self.scenario)
         return self._members[campaign]
 
+    def seat(self, campaign: str, members: dict[str, Member]) -> None:
+        """Let ``members`` take part in ``campaign``, whatever the settings say: for audits, in this process only."""
+        self._members[campaign] = members
+
 
 @lru_cache(maxsize=1)
 def resident(settings: str) -> Resident:

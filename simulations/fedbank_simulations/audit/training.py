@@ -1,0 +1,31 @@
+"""The gradient audit on the base model and data that the settings name."""
+
+from dataclasses import replace
+
+from fedbank.adapter.lora import AdaptedModel
+from fedbank.adapter.state import initial_state
+from fedbank.audit.finding import Finding
+from fedbank.audit.gradient import TrainingRun, audit_gradient
+from fedbank.config import SimulateConfig
+from fedbank.data.encode import Encoder
+from fedbank.model.loading import check_model_source, load_base_model, load_tokenizer
+from fedbank.privacy.noise import RandomStream
+from fedbank.privacy.plan import PrivacyPlan
+from fedbank_simulations.campaigns import local_settings, lora_settings
+from fedbank_simulations.resident import model_spec
+from fedbank_simulations.scenario import load_units
+
+
+def audit_training(
+    config: SimulateConfig, plan: PrivacyPlan, canaries: int, customers: int, confidence: float
+) -> Finding:
+    """Train the plan's steps on the first ``customers`` of the data, with ``canaries`` in or out by secure coins."""
+    check_model_source(model_spec(config))
+    encoder = Encoder(load_tokenizer(model_spec(config)), config.model.max_length)
+    data = encoder.encode(load_units(config)[:customers])
+    base = load_base_model(model_spec(config))
+    model = AdaptedModel(base.model, lora_settings(config))
+    start = initial_state(model.spec, seed=config.seed)
+    settings = replace(local_settings(config), num_steps=plan.sampling.num_steps)
+    run = TrainingRun(model, data, settings, start, base.device)
+    return audit_gradient(run, plan, canaries=canaries, confidence=confidence, stream=RandomStream.secure())
