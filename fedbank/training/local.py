@@ -137,12 +137,15 @@ def _private_mean(
 def _micro_batches(
     data: EncodedUnits, chosen: Sequence[tuple[int, NDArray[np.int64]]], micro_batch: int
 ) -> Iterator[_Sampled]:
-    """The sampled customers in micro-batches of whole customers, similar lengths together to save padding."""
+    """The sampled customers in micro-batches of whole customers.
+
+    Similar lengths are together to save padding; within a micro-batch, customers with equally many records are.
+    """
     lengths = np.diff(data.record_starts)
     units = [data.unit_starts[unit] + records for unit, records in chosen]
     units.sort(key=lambda records: int(lengths[records].max()))
     for first in range(0, len(units), micro_batch):
-        part = units[first : first + micro_batch]
+        part = sorted(units[first : first + micro_batch], key=len)
         records = [int(record) for unit in part for record in unit]
         rows = tuple(row for row, unit in enumerate(part) for _ in unit)
         weights = [1.0 / len(unit) for unit in part for _ in unit]

@@ -38,6 +38,7 @@ from fedbank.training.batches import RecordBatch, collate
 from fedbank.training.local import LocalSettings, train_round
 from fedbank.training.loss import record_losses
 from simulations.benchmarks.harness import argument_parser, write_lines
+from simulations.benchmarks.memory import peak_bytes
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 RANK, LEARNING_RATE, CLIP_NORM, NOISE = 8, 1e-3, 1.0, 1.0
@@ -130,16 +131,6 @@ def _losses(model: AdaptedModel, data: EncodedUnits) -> torch.Tensor:
     return record_losses(model.base, batch)
 
 
-def peak_bytes(run: Callable[[], None]) -> int:
-    """The most bytes that PyTorch had allocated at once during ``run``, beyond those before it."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        run()
-    results = profile.profiler.kineto_results  # type: ignore[union-attr]
-    events = [event for event in results.events() if event.name() == "[memory]"]
-    sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
-    return int(np.cumsum(sizes).max())
-
-
 def measure(arguments: argparse.Namespace, base: Any, trainable: str, length: int) -> dict[str, Any]:
     """One line: all contenders on one case, repetition by repetition."""
     data = records(arguments.batch, length, base.config.vocab_size)
@@ -199,8 +190,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--lengths", type=int, nargs="+", default=[64, 256, 512], help="tokens of a record")
     parser.add_argument("--batch", type=int, default=8, help="records of a step, one per customer")
     parser.add_argument("--trainable", nargs="+", choices=["B", "AB"], default=["B", "AB"])
-    parser.add_argument("--steps", type=int, default=5, help="of a round")
-    parser.add_argument("--repetitions", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=3, help="of a round")
+    parser.add_argument("--repetitions", type=int, default=5)
     return parser.parse_args()
 
 

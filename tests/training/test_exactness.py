@@ -1,30 +1,22 @@
-"""Per-customer gradients and the whole step against a loop that runs every record alone, over everything that can vary.
-
-The loop knows nothing of ours but the model, its parameters and, under dropout, the masks: it averages the gradients
-of a customer's records, clips and adds up in fp64.
-"""
+"""Per-customer gradients and the whole step against a loop over single records, over everything that can vary."""
 
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedbank.adapter.lora import AdaptedModel
 from fedbank.data.encode import EncodedUnits
 from fedbank.model.loading import enable_checkpointing
-from fedbank.privacy.clipping import ClippedSum, clip_and_sum
 from fedbank.privacy.noise import RandomStream
-from fedbank.privacy.plan import Sampling
-from fedbank.training.dropout import DropoutMasks, record_dropout
 from fedbank.training.local import LocalSettings, train_round
+from simulations.benchmarks.plain_loop import WithoutNoise, customer_gradients, order, step_change
 
 CPU = torch.device("cpu")
 CUSTOMERS = [1, 2, 20, 3, 1, 1, 2, 4]
-BATCH, CLIP_NORM, LEARNING_RATE = 6.5, 1.5, 100.0
+CLIP_NORM, LEARNING_RATE = 1.5, 100.0
 LIMIT = {"float32": 1e-5, "bfloat16": 5e-2}
 EVERYTHING = [
     (kind, trainable, dtype, dropout)
@@ -33,51 +25,6 @@ EVERYTHING = [
     for dtype in ("float32", "bfloat16")
     for dropout in (0.0, 0.3)
 ]
-
-
-class WithoutNoise:
-    """All customers with all their records, clipped but neither noised nor rounded; keeps what it was given to clip."""
-
-    private = False
-    sampling = Sampling(1.0, BATCH, max(CUSTOMERS), 10)
-
-    def __init__(self) -> None:
-        self.given: list[list[Tensor]] = []
-
-    def clip(self, grads_UP: Any) -> ClippedSum:
-        self.given.append(list(grads_UP))
-        return clip_and_sum(grads_UP, CLIP_NORM)
-
-    def release(self, total: ClippedSum, stream: RandomStream) -> tuple[Tensor, ...]:
-        return tuple(tensor / BATCH for tensor in total.tensors)
-
-    def gradients(self) -> Tensor:
-        """(U, P) of all micro-batches, in their order."""
-        return torch.cat([torch.cat([grad.flatten(1) for grad in part], dim=1) for part in self.given])
-
-
-def _order(data: EncodedUnits) -> list[int]:
-    """Customers as micro-batches take them: the shortest first."""
-    lengths = [len(data.record(record)) for record in range(data.num_records)]
-    return sorted(range(len(CUSTOMERS)), key=lambda u: max(lengths[data.unit_starts[u] : data.unit_starts[u + 1]]))
-
-
-def _loop(model: AdaptedModel, data: EncodedUnits, dropout: float) -> Tensor:
-    """(U, P): the mean of each customer's records, one record and one backward pass at a time."""
-    masks = DropoutMasks(dropout, int(RandomStream.derived("round").uniform(1)[0] * 2**52))
-    rows = []
-    with record_dropout(model, masks):
-        for unit in _order(data):
-            mean = torch.zeros(sum(p.numel() for p in model.parameters), dtype=torch.float64)
-            for record in range(data.unit_starts[unit], data.unit_starts[unit + 1]):
-                tokens = torch.from_numpy(data.record(record).astype(np.int64))[None]
-                masks.begin(0, [record], [tokens.shape[1]])
-                logits, first = model.base(input_ids=tokens).logits[0].float(), int(data.answer_offsets[record])
-                loss = nn.functional.cross_entropy(logits[first - 1 : -1], tokens[0, first:])
-                grads = torch.autograd.grad(loss, model.parameters)
-                mean += torch.cat([grad.flatten() for grad in grads]).double() / CUSTOMERS[unit]
-            rows.append(mean)
-    return torch.stack(rows)
 
 
 @pytest.fixture(scope="module")
@@ -89,23 +36,30 @@ def data(make_units: Callable[..., EncodedUnits]) -> EncodedUnits:
 def loop(make_model: Callable[..., AdaptedModel], data: EncodedUnits) -> Iterator[Callable[..., Tensor]]:
     @cache
     def run(kind: str, trainable: str, dtype: str, dropout: float) -> Tensor:
-        return _loop(make_model(kind, trainable, dtype=dtype), data, dropout)
+        model = make_model(kind, trainable, dtype=dtype)
+        return customer_gradients(model, data, dropout, RandomStream.derived("round"))
 
     yield run
 
 
 def _ours(model: AdaptedModel, data: EncodedUnits, micro_batch: int, engine: str = "direct") -> tuple[Tensor, Tensor]:
     """(U, P) before the clip, and (P,) the change of one step."""
-    plan = WithoutNoise()
+    plan = _plan()
     settings = LocalSettings(1, LEARNING_RATE, "sgd", micro_batch=micro_batch, per_example=engine)
     change = train_round(model, data, plan, settings, model.read(), stream=RandomStream.derived("round"), device=CPU)
-    return plan.gradients(), torch.cat([torch.from_numpy(tensor).flatten() for tensor in change.values()])
+    by_customer = torch.empty_like(plan.gradients())
+    by_customer[order(data, micro_batch)] = plan.gradients()
+    return by_customer, torch.cat([torch.from_numpy(tensor).flatten() for tensor in change.values()])
+
+
+def _plan() -> WithoutNoise:
+    return WithoutNoise(CLIP_NORM, max(CUSTOMERS))
 
 
 def _expected_change(grads_UP: Tensor) -> Tensor:
-    norms = grads_UP.norm(dim=1, keepdim=True)
+    norms = grads_UP.norm(dim=1)
     assert (norms > CLIP_NORM).any() and (norms < CLIP_NORM).any()
-    return -LEARNING_RATE * (grads_UP * (CLIP_NORM / norms).clamp(max=1.0)).sum(0) / BATCH
+    return step_change(grads_UP, _plan(), LEARNING_RATE)
 
 
 def _error(ours: Tensor, reference: Tensor) -> float:
