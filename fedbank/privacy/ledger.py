@@ -322,10 +322,10 @@ def _check_head(book: Book, path: Path, bank: str) -> None:
     name = _head_path(path).name
     try:
         heads = [(int(head["lines"]), str(head["hash"])) for head in map(json.loads, read_records(_head_path(path)))]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise PrivacyError(f"Expected the head of the ledger of {bank} in {name}, got {error}. {_ADVICE}") from error
     counted, head = max(heads, default=(0, ""))
-    if not 0 <= book.lines - counted <= 1:
+    if not max(0, book.lines - 1) <= counted <= book.lines:
         raise PrivacyError(
             f"Expected the privacy ledger of {bank} in {path.name} to have {counted} lines, as {name} says, "
             f"got {book.lines}: one of the two was lost, cut or replaced by an older copy. {_ADVICE}"

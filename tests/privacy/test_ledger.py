@@ -425,6 +425,7 @@ def test_the_ledger_of_another_bank_or_of_another_time_is_refused(tmp_path: Path
 
 
 HEADS = {"list": b"[1, 2]", "text": b"hello", "field-missing": b'{"lines": 5}', "no-number": b'{"lines": "x"}'}
+HEADS |= {"infinite": b'{"lines": Infinity, "hash": ""}'}
 
 
 @pytest.mark.parametrize("content", HEADS.values(), ids=HEADS.keys())
@@ -433,6 +434,12 @@ def test_a_head_that_is_no_head_is_refused(path: Path, content: bytes) -> None:
     module.write_record(head_of(path), 0, content)
     module.write_record(head_of(path), 1, content)
     assert_refused(path, "Expected the head of the ledger of bank-a")
+
+
+def test_a_head_that_counts_below_zero_is_refused(path: Path) -> None:
+    module.write_record(head_of(path), 0, b'{"lines": -1, "hash": "x"}')
+    with pytest.raises(PrivacyError, match="to have -1 lines"):
+        open_ledger(path).charge(CHARGE, max_steps=MAX_STEPS)
 
 
 def test_a_head_that_was_torn_or_edited_is_not_believed(path: Path) -> None:
