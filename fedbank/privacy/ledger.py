@@ -102,7 +102,7 @@ class SpendingLimit(Protocol):
 
 @dataclass(slots=True)
 class Book:
-    """What a verified ledger says. ``hashes`` are those of its lines, ``length`` is its size in bytes."""
+    """What a verified ledger says: ``hashes`` of its lines, ``length`` in bytes, lines ``counted`` by its head."""
 
     bank: str = ""
     identity: str = ""
@@ -110,6 +110,7 @@ class Book:
     steps: dict[str, dict[Mechanism, int]] = field(default_factory=dict)
     hashes: list[str] = field(default_factory=list)
     length: int = 0
+    counted: int = 0
     _plans: dict[str, str] = field(default_factory=dict)
     _streams: dict[str, Charge] = field(default_factory=dict)
 
@@ -186,6 +187,8 @@ class Ledger:
         """
         with self._opened(write=True) as descriptor:
             book = self._verified(descriptor)
+            if book.counted < book.lines:
+                self._settle(descriptor, book)
             if charge.replay_id is not None:
                 covered = book.covered_by(charge.replay_id)
                 if covered == charge:
@@ -238,11 +241,16 @@ class Ledger:
             self._book, self._seen = book, seen
         return self._book
 
+    def _settle(self, descriptor: int, book: Book) -> None:
+        """After a crash: its line may not be on disk, and its head, one line behind, must never be two behind."""
+        self._seen = None
+        os.fsync(descriptor)
+        self._write_head(book)
+        self._seen = self._fingerprint(descriptor)
+
     def _write(self, descriptor: int, book: Book, charge: Charge) -> None:
         self._seen = None  # whatever fails from here on, the file is read again before it is trusted
-        if book.lines:
-            self._write_head(book)  # a crash may have left it one line behind, and it must never be two
-        else:
+        if not book.lines:
             self._append(descriptor, book, {"format": FORMAT, "bank": self._bank, "id": secrets.token_hex(16)})
             sync_folder(self._path.parent)
         dated = replace(charge, time=datetime.now(UTC).isoformat(timespec="seconds"))
@@ -258,6 +266,7 @@ class Ledger:
     def _write_head(self, book: Book) -> None:
         head = {"lines": book.lines, "hash": book.head}
         write_record(_head_path(self._path), book.lines, json.dumps(head).encode())
+        book.counted = book.lines
 
     def _fingerprint(self, descriptor: int) -> object:
         """Changes with anybody's change of the file or its head (its times do even if its size does not)."""
@@ -325,6 +334,7 @@ def _check_head(book: Book, path: Path, bank: str) -> None:
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise PrivacyError(f"Expected the head of the ledger of {bank} in {name}, got {error}. {_ADVICE}") from error
     counted, head = max(heads, default=(0, ""))
+    book.counted = counted
     if not max(0, book.lines - 1) <= counted <= book.lines:
         raise PrivacyError(
             f"Expected the privacy ledger of {bank} in {path.name} to have {counted} lines, as {name} says, "

@@ -261,6 +261,31 @@ def test_a_line_that_the_head_does_not_count_yet_is_spent(path: Path, monkeypatc
         assert [charge.round for charge in open_ledger(path).charges()] == list(range(1, number + 1))
 
 
+def test_a_line_that_a_crash_left_unsynced_is_on_disk_before_its_release_is_computed_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between write and fsync, the line is in the kernel's memory only; a power failure would lose it."""
+    fill(path, 1)
+    head = head_of(path).read_bytes()
+    open_ledger(path).charge(CHARGE, max_steps=MAX_STEPS)
+    head_of(path).write_bytes(head)
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    ledger = open_ledger(path)
+    assert not ledger.charge(CHARGE, max_steps=MAX_STEPS)
+    assert synced == ["ledger.jsonl", "ledger.head"]
+    assert not ledger.charge(CHARGE, max_steps=MAX_STEPS)
+    assert len(synced) == 2
+    assert ledger.charge(FRESH, max_steps=MAX_STEPS)
+    assert synced[2:] == ["ledger.jsonl", "ledger.head"]
+
+
 @pytest.mark.parametrize("stage", ["nothing", "part of the heading", "no head", "empty head", "first charge cut"])
 def test_a_crash_while_a_ledger_is_made_leaves_one_that_can_be_used(path: Path, stage: str) -> None:
     lines = fill(path, 1)
