@@ -73,8 +73,8 @@ class Bank:
         self._ledger = Ledger(folder / LEDGER, name, limit=budget)
         self._books_agree = False
 
-    def train(self, request: bytes) -> bytes:
-        """The bank's update to one round, as bytes.
+    def train(self, request: bytes) -> Update:
+        """The bank's update to one round.
 
         An update that was finished before is sent again, the same bytes, without training or charging.
         """
@@ -86,15 +86,21 @@ class Bank:
         kept = self._finished(parsed.round, base_digest)
         if kept is not None:
             return kept
-        update = self._train(parsed, base_digest).to_bytes()
-        self._keep(parsed.round, update)
+        update = self._train(parsed, base_digest)
+        self._keep(parsed.round, update.to_bytes())
         return update
 
     def _check(self, request: RoundRequest) -> None:
         agreed = self._participation.campaign
         if request.campaign != agreed:
             raise UpdateError(f"Expected a request of campaign {agreed!r}, got one of {request.campaign!r}.")
-        rounds = self._participation.plan.sampling.num_steps // self._participation.settings.num_steps
+        plan = self._participation.plan
+        if request.plan_digest != plan.digest():
+            raise UpdateError(
+                f"Expected a request under the plan that {self.name} agreed to ({plan.digest()[:12]}), got one under "
+                f"{request.plan_digest[:12]!r}. Nothing was trained and nothing was sent."
+            )
+        rounds = plan.sampling.num_steps // self._participation.settings.num_steps
         if not 1 <= request.round <= rounds:
             raise PrivacyError(
                 f"Expected a round from 1 to {rounds}, as {self.name} agreed, got round {request.round}. "
@@ -139,20 +145,19 @@ class Bank:
         campaign = hashlib.sha256(self._participation.campaign.encode()).hexdigest()[:16]
         return self._folder / "finished" / f"{campaign}-round-{round_number:05d}.safetensors"
 
-    def _finished(self, round_number: int, base_digest: str) -> bytes | None:
+    def _finished(self, round_number: int, base_digest: str) -> Update | None:
         path = self._path(round_number)
         if not path.exists():
             return None
-        content = path.read_bytes()
         try:
-            kept = Update.from_bytes(content, self._model.spec)
+            kept = Update.from_bytes(path.read_bytes(), self._model.spec)
         except UpdateError as error:
             raise RunError(
                 f"Expected the finished update of round {round_number} in {path}, got a damaged file. Delete it to "
                 "train the round again, which a bank with secure noise is charged for again."
             ) from error
         agreed = (self._participation.campaign, self._participation.plan.digest(), base_digest)
-        return content if (kept.campaign, kept.plan_digest, kept.base_digest) == agreed else None
+        return kept if (kept.campaign, kept.plan_digest, kept.base_digest) == agreed else None
 
     def _check_books(self) -> None:
         """A finished update without its charge: ledger and head were both replaced by older copies, or removed."""

@@ -11,22 +11,26 @@ RECORD, PAYLOAD = "fedbank", "payload"
 
 @dataclass(frozen=True, slots=True)
 class RoundRequest:
-    """The coordinator's request: train on this global adapter for this round."""
+    """The coordinator's request to one bank: train on this global adapter for this round, under this plan."""
 
     campaign: str
     round: int
+    plan_digest: str
     adapter: Tensors
 
     def to_bytes(self) -> bytes:
         """The request as one safetensors file."""
-        return to_bytes(self.adapter, {"kind": "request", "campaign": self.campaign, "round": self.round})
+        return to_bytes(
+            self.adapter,
+            {"kind": "request", "campaign": self.campaign, "round": self.round, "plan_digest": self.plan_digest},
+        )
 
     @classmethod
     def from_bytes(cls, content: bytes, spec: AdapterSpec) -> "RoundRequest":
         """Parse and validate a request against the agreed adapter; ``UpdateError`` if it is anything else."""
         tensors, metadata = from_bytes(content, spec.shapes())
-        _expect_fields(metadata, {"kind": "request"}, {"campaign": str, "round": int})
-        return cls(metadata["campaign"], metadata["round"], tensors)
+        _expect_fields(metadata, {"kind": "request"}, {"campaign": str, "round": int, "plan_digest": str})
+        return cls(metadata["campaign"], metadata["round"], metadata["plan_digest"], tensors)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ Asks every bank for its update, admits what belongs to the round, commits when a
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -91,8 +91,8 @@ class Campaign:
         deadline = time.monotonic() + _NODES_TIMEOUT_S
         while len(node_ids := sorted(grid.get_node_ids())) < wanted and time.monotonic() < deadline:
             time.sleep(self._poll_interval_s)
-        payload = self._terms.campaign.encode()
-        replies = self._exchange(grid, "query.enrol", payload, node_ids)
+        question = dict.fromkeys(node_ids, self._terms.campaign.encode())
+        replies = self._exchange(grid, "query.enrol", question)
         nodes = {reply_payload(reply).decode(): reply.metadata.src_node_id for reply in replies}
         if nodes.keys() != self._terms.weights.keys() and not self._stop():
             raise RunError(
@@ -105,9 +105,14 @@ class Campaign:
         """One round, or ``None`` if stopped before all updates are in (the banks keep theirs)."""
         began = time.monotonic()
         current = Round(self._terms, state)
-        request = RoundRequest(self._terms.campaign, current.number, state.adapter).to_bytes()
-        bytes_up = 0
-        for reply in self._exchange(grid, "train", request, [nodes[bank] for bank in sorted(nodes)]):
+        requests = {
+            nodes[bank]: RoundRequest(
+                self._terms.campaign, current.number, self._terms.plans[bank], state.adapter
+            ).to_bytes()
+            for bank in sorted(nodes)
+        }
+        bytes_up, bytes_down = 0, sum(map(len, requests.values()))
+        for reply in self._exchange(grid, "train", requests):
             payload = reply_payload(reply)
             update = Update.from_bytes(payload, self._terms.adapter)
             current.admit(update)
@@ -118,14 +123,14 @@ class Campaign:
         next_state, change = current.commit()
         _check_finite(next_state)
         seconds = time.monotonic() - began
-        committed = CommittedRound(next_state, _norm(change), seconds, bytes_up, len(request) * len(nodes))
+        committed = CommittedRound(next_state, _norm(change), seconds, bytes_up, bytes_down)
         self._store.save(next_state, committed.costs())
         self._observer.round_committed(committed)
         return committed
 
-    def _exchange(self, grid: Grid, message_type: str, payload: bytes, node_ids: Iterable[int]) -> Iterable[Message]:
-        """Send ``payload`` to all nodes and yield replies as they come, until all are in or a stop is asked for."""
-        messages = [Message(request_content(payload), node_id, message_type) for node_id in node_ids]
+    def _exchange(self, grid: Grid, message_type: str, payloads: Mapping[int, bytes]) -> Iterable[Message]:
+        """Send every node its payload and yield replies as they come, until all are in or a stop is asked for."""
+        messages = [Message(request_content(payload), node, message_type) for node, payload in payloads.items()]
         waiting = set(grid.push_messages(messages))
         while waiting and not self._stop():
             replies = list(grid.pull_messages(waiting))

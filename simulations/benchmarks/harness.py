@@ -18,7 +18,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
 from fedbank.config import load_simulate, to_yaml
-from fedbank_client.app import make_client_app
+from fedbank_client.app import make_client_app, raise_it
 from fedbank_client.bank import Bank
 from fedbank_server.app import make_server_app
 from fedbank_server.campaign import Campaign, CommittedRound
@@ -69,7 +69,7 @@ def timed_campaign(
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         campaign = Campaign(terms, CampaignStore(Path(folder) / "state.safetensors"), first_state(home), clock)
-        apps = (make_server_app(campaign), make_client_app(open_bank(settings, folder)))
+        apps = (make_server_app(campaign), make_client_app(open_bank(settings, folder), raise_it))
         if engine is None:
             with side_by_side(home, len(members)) as executor:
                 run_inline(*apps, len(members), executor)

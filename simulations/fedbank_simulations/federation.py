@@ -9,7 +9,7 @@ from fedbank.aggregation.rounds import GlobalState
 from fedbank.errors import RunError
 from fedbank.privacy.ledger import LEDGER, Ledger
 from fedbank.privacy.plan import PrivacyPlan
-from fedbank_client.app import make_client_app
+from fedbank_client.app import make_client_app, raise_it
 from fedbank_server.app import make_server_app
 from fedbank_server.campaign import Campaign
 from fedbank_server.store import CampaignStore
@@ -62,7 +62,7 @@ def _run(
         recorder.record(state, store.costs())
     terms = make_terms(campaign, home.config, home.model.spec, members)
     server = make_server_app(Campaign(terms, store, initial, recorder, stop=stop))
-    client = make_client_app(OpenSimulatedBank(settings, campaign, str(folder.resolve())))
+    client = make_client_app(OpenSimulatedBank(settings, campaign, str(folder.resolve())), raise_it)
     simulation = home.config.simulation
     if state.round == home.config.training.rounds:
         return state

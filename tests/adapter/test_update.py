@@ -188,9 +188,10 @@ def test_an_update_carries_nothing_but_the_agreed_fields(small_spec: AdapterSpec
 def test_a_request_survives_its_round_trip_and_is_no_update(
     small_spec: AdapterSpec, make_state: Callable[..., dict[str, Any]]
 ) -> None:
-    request = RoundRequest("spring", 3, make_state(small_spec, 0))
+    request = RoundRequest("spring", 3, "1" * 64, make_state(small_spec, 0))
     parsed = RoundRequest.from_bytes(request.to_bytes(), small_spec)
-    assert (parsed.campaign, parsed.round, digest(parsed.adapter)) == ("spring", 3, digest(request.adapter))
+    assert (parsed.campaign, parsed.round, parsed.plan_digest) == ("spring", 3, "1" * 64)
+    assert digest(parsed.adapter) == digest(request.adapter)
     with pytest.raises(UpdateError):
         Update.from_bytes(request.to_bytes(), small_spec)
     with pytest.raises(UpdateError):

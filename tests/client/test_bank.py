@@ -13,7 +13,7 @@ import torch
 
 from fedbank.adapter.lora import AdaptedModel
 from fedbank.adapter.state import digest, to_bytes
-from fedbank.adapter.update import RoundRequest, Update
+from fedbank.adapter.update import RoundRequest
 from fedbank.data.encode import EncodedUnits
 from fedbank.errors import PrivacyError, RunError, UpdateError
 from fedbank.privacy.accounting import PrivacyEvent, compute_epsilon
@@ -72,16 +72,18 @@ def open_bank(
     return open_it
 
 
-def _request(model: AdaptedModel, number: int = 1, campaign: str = "spring", shift: float = 0.0) -> bytes:
+def _request(
+    model: AdaptedModel, number: int = 1, campaign: str = "spring", shift: float = 0.0, plan: Any = PLAN
+) -> bytes:
     rng = np.random.default_rng(3)
     adapter = {n: (rng.normal(size=s) + shift).astype(np.float32) for n, s in model.spec.shapes().items()}
-    return RoundRequest(campaign, number, adapter).to_bytes()
+    return RoundRequest(campaign, number, plan.digest(), adapter).to_bytes()
 
 
 def test_an_update_answers_its_request(open_bank: Any, model: AdaptedModel) -> None:
     bank, ledger = open_bank()
     request = _request(model)
-    update = Update.from_bytes(bank.train(request), model.spec)
+    update = bank.train(request)
     base = digest(RoundRequest.from_bytes(request, model.spec).adapter)
     assert (update.campaign, update.round, update.bank, update.num_steps) == ("spring", 1, "bank-a", STEPS)
     assert (update.base_digest, update.plan_digest) == (base, PLAN.digest())
@@ -94,7 +96,7 @@ def test_an_update_answers_its_request(open_bank: Any, model: AdaptedModel) -> N
 
 def test_nothing_but_the_agreed_fields_leaves(open_bank: Any, model: AdaptedModel) -> None:
     bank, _ = open_bank()
-    content = bank.train(_request(model))
+    content = bank.train(_request(model)).to_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     fields = json.loads(header.pop("__metadata__")["fedbank"])
     assert header.keys() == set(model.spec.trainable_shapes())
@@ -108,14 +110,15 @@ def test_asking_twice_gives_the_same_bytes_and_one_charge(
     open_bank: Any, model: AdaptedModel, streams: Streams, restart: bool
 ) -> None:
     bank, ledger = open_bank(streams)
-    first = bank.train(_request(model))
+    first = bank.train(_request(model)).to_bytes()
     if restart:
         bank, ledger = open_bank(streams)
-    assert bank.train(_request(model)) == first
+    assert bank.train(_request(model)).to_bytes() == first
     assert len(ledger.charges()) == 1
 
 
 REFUSED = {
+    "other-plan": (lambda model: _request(model, plan=PrivacyPlan.with_noise(SAMPLING, 1.1, 0.5, 1e-5)), UpdateError),
     "other-campaign": (lambda model: _request(model, campaign="autumn"), UpdateError),
     "round-zero": (lambda model: _request(model, 0), PrivacyError),
     "round-negative": (lambda model: _request(model, -1), PrivacyError),
@@ -159,7 +162,7 @@ def test_the_charge_is_on_disk_before_anything_is_trained(
     assert seen == [1]
     assert len(ledger.charges()) == 1
     bank, ledger = open_bank(streams)
-    Update.from_bytes(bank.train(_request(model)), model.spec)
+    bank.train(_request(model))
     assert len(ledger.charges()) == (1 if streams is _derived else 2)
 
 
@@ -197,9 +200,10 @@ def test_a_coordinator_cannot_make_a_bank_spend_more_than_its_plan(open_bank: An
 def test_a_campaign_that_changes_its_plan_is_refused(open_bank: Any, model: AdaptedModel) -> None:
     bank, _ = open_bank(_secure)
     bank.train(_request(model))
-    bank, ledger = open_bank(_secure, plan=PrivacyPlan.with_noise(SAMPLING, 2.4, 0.5, 1e-5))
+    other = PrivacyPlan.with_noise(SAMPLING, 2.4, 0.5, 1e-5)
+    bank, ledger = open_bank(_secure, plan=other)
     with pytest.raises(PrivacyError, match="another plan"):
-        bank.train(_request(model))
+        bank.train(_request(model, plan=other))
     assert len(ledger.charges()) == 1
 
 
@@ -213,7 +217,7 @@ def test_only_the_newest_update_is_kept(open_bank: Any, model: AdaptedModel, tmp
 
 def test_an_unprotected_campaign_charges_nothing(open_bank: Any, model: AdaptedModel) -> None:
     bank, ledger = open_bank(plan=UnprotectedPlan(SAMPLING))
-    update = Update.from_bytes(bank.train(_request(model)), model.spec)
+    update = bank.train(_request(model, plan=UnprotectedPlan(SAMPLING)))
     assert ledger.charges() == []
     assert update.plan_digest == UnprotectedPlan(SAMPLING).digest()
 
@@ -236,8 +240,12 @@ def test_a_round_that_would_pass_the_banks_budget_is_refused_and_costs_nothing(
 
 def test_campaigns_that_run_side_by_side_do_not_touch_each_others_updates(open_bank: Any, model: AdaptedModel) -> None:
     names = ("spring", "../autumn", "x" * 300)
-    sent = {name: open_bank(_secure, campaign=name)[0].train(_request(model, campaign=name)) for name in names}
-    again = {name: open_bank(_secure, campaign=name)[0].train(_request(model, campaign=name)) for name in names}
+    sent = {
+        name: open_bank(_secure, campaign=name)[0].train(_request(model, campaign=name)).to_bytes() for name in names
+    }
+    again = {
+        name: open_bank(_secure, campaign=name)[0].train(_request(model, campaign=name)).to_bytes() for name in names
+    }
     assert again == sent
     assert len(open_bank()[1].charges()) == 3
 
@@ -303,7 +311,7 @@ def test_a_bank_leaves_its_ledger_and_noised_updates_on_disk_and_nothing_else(
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    first = bank.train(_request(model, 1))
+    first = bank.train(_request(model, 1)).to_bytes()
     handle = model.base.model.register_forward_hook(fail)
     try:
         with pytest.raises(MemoryError):
@@ -311,7 +319,7 @@ def test_a_bank_leaves_its_ledger_and_noised_updates_on_disk_and_nothing_else(
     finally:
         handle.remove()
     after_failure = _files(tmp_path)
-    second = bank.train(_request(model, 2))
+    second = bank.train(_request(model, 2)).to_bytes()
     books = ["ledger.head", "ledger.jsonl"]
     assert [name for name in after_failure if "finished" not in name] == books
     names = _files(tmp_path)

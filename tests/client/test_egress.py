@@ -10,14 +10,22 @@ from typing import Any
 
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
 
 import fedbank_client
 from fedbank.adapter.update import PAYLOAD, RECORD, Update
 from fedbank.errors import FedBankError, PrivacyError, RunError, UpdateError
 from fedbank_client.app import make_client_app
 from fedbank_client.egress import Enrolment, Refusal, reply
+from fedbank_simulations.inline import InlineGrid
 
 SECRET = "customer Li Wei asked about a loan of 230000 yuan"
+
+
+@pytest.fixture(autouse=True)
+def _a_task_of_flower() -> None:
+    """Messages can be made inside a task only; a grid declares one."""
+    InlineGrid(ClientApp(), {})
 
 
 def _message(kind: str = "train") -> Message:

@@ -231,7 +231,7 @@ def _live(setting: Setting, folder: Path, secure: bool, requests: int, answers: 
             if request is None:
                 code = 0
                 break
-            update = bank.train(request)
+            update = bank.train(request).to_bytes()
             BOARD.enter("send")
             _send(answers, update)
     except BaseException as error:
@@ -323,7 +323,7 @@ def run_campaign(
         if target is None and number > 1 and figures.kills.total() < kills and rng.random() < 0.8:
             target = str(rng.choice(TARGETS))
         before = BOARD.executions
-        process.ask(RoundRequest(CAMPAIGN, number, adapter).to_bytes())
+        process.ask(RoundRequest(CAMPAIGN, number, setting.plan.digest(), adapter).to_bytes())
         answer, killed = _wait(process, target, rng)
         if killed:
             figures.kills[BOARD.phase] += 1
