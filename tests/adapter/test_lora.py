@@ -32,6 +32,12 @@ def test_only_what_the_spec_says_is_trainable_and_in_its_order(
     assert {p.dtype for p in model.parameters} == {torch.float32}
 
 
+def test_the_adapter_of_a_bf16_base_is_fp32(make_model: MakeModel) -> None:
+    model = make_model(dtype="bfloat16")
+    assert {p.dtype for p in model.parameters} == {torch.float32}
+    assert {p.dtype for p in model.peft_model.parameters() if not p.requires_grad} >= {torch.bfloat16}
+
+
 def test_reading_is_a_copy_and_writing_is_what_is_read(make_model: MakeModel, make_state: Callable[..., Any]) -> None:
     model = make_model()
     state = make_state(model.spec, 7)
