@@ -38,7 +38,7 @@ from fedbank.training.local import LocalSettings, train_round
 _LENGTH = 1e3
 """Of a canary's gradient, in clip norms: without clipping it would stand out by as much."""
 _AT_ONCE = 128
-GUESS_SHARE = 0.1
+_GUESS_SHARE = 0.1
 """Of the canaries, in one-run bounds: fixed before any scores are seen; the strongest share for Gaussian scores."""
 
 
@@ -156,7 +156,7 @@ def canary_bounds(
     there the plan's own trade-off curve decides, at a threshold chosen on a fifth of the canaries.
     """
     scores_I, scores_O = scores[included], scores[~included]
-    guesses = max(2, round(GUESS_SHARE * len(scores)))
+    guesses = max(2, round(_GUESS_SHARE * len(scores)))
     right = count_guesses(scores, included, guesses)
     in_one_run = one_run(len(scores), guesses, right, delta, confidence)
     for_any_mechanism = Bound("one run", in_one_run, confidence, ANY_DEPENDENCE)

@@ -36,7 +36,7 @@ def simulate(
     Everything that can be wrong with settings, data, model or privacy is found before the folder is created.
     """
     began = time.monotonic()
-    _quiet_libraries()
+    quiet_libraries()
     if config.resume is not None:
         output = Path(config.resume)
         settings = open_run(output)
@@ -109,7 +109,7 @@ def _make_paths_absolute(config: SimulateConfig) -> None:
         section.path = None if section.path is None else str(Path(section.path).absolute())
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """No telemetry, no update check, no warnings about things we chose."""
     os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
     os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"

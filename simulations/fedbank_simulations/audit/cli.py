@@ -19,6 +19,7 @@ from fedbank_simulations.audit.page import Audit, write_page
 from fedbank_simulations.audit.workers import counted, processes
 from fedbank_simulations.folder import choose_output
 from fedbank_simulations.recorder import to_json
+from fedbank_simulations.run import quiet_libraries
 
 _EXIT_OK, _EXIT_USER_ERROR, _EXIT_VIOLATION = 0, 2, 3
 
@@ -55,6 +56,7 @@ def audit_command(words: Sequence[str]) -> int:
         raise ConfigError(f"Expected --confidence between 0.5 and 1, got {chosen.confidence}.")
     console = Console(stderr=chosen.json)
     began = time.monotonic()
+    quiet_libraries()
     findings, output = run(chosen, console)
     audit = Audit(level, findings, time.monotonic() - began)
     page = None if output is None else write_page(audit, output)
@@ -111,7 +113,7 @@ def _plan_options(parser: argparse.ArgumentParser, *, steps: int | None) -> None
 
 def _mechanism_options(parser: argparse.ArgumentParser) -> None:
     _plan_options(parser, steps=None)
-    parser.add_argument("--trials", type=int, default=100_000, help="whole campaigns, half with the audited customer")
+    parser.add_argument("--trials", type=int, default=60_000, help="whole campaigns, half with the audited customer")
     parser.add_argument("--workers", type=int, default=2, help="processes")
 
 
@@ -126,7 +128,7 @@ def _mechanism(chosen: argparse.Namespace, console: Console) -> _Found:
     ]
     if chosen.epsilon is chosen.sampling_prob is chosen.steps is None:
         sampled = _toy_plan(chosen, 8.0, 0.5, 2)
-        jobs += [(audit_mechanism, sampled, chosen.trials * 3 // 10)]
+        jobs += [(audit_mechanism, sampled, chosen.trials // 3)]
     one_step = _toy_plan(chosen, chosen.epsilon or 4.0, 1.0, 1)
     jobs += [(audit_invalid_gradient, one_step, max(_MIN_TRIALS, chosen.trials // 50))]
     # Together they raise a false alarm as often as one alone would.

@@ -41,24 +41,17 @@ def bounds_plot(findings: Sequence[Finding]) -> str:
     claims = [finding.epsilon_claimed for finding in findings if finding.epsilon_claimed is not None]
     longest = max(finding.bounds[number].epsilon for finding, number in rows)
     limit = 1.15 * max([min(longest, _LONGEST * max(claims)) if claims else longest, *claims, 0.1])
-    with canvas(height=1.5 + 0.34 * len(rows) + 0.3 * len(findings)) as (figure, axes):
+    with canvas(height=1.5 + 0.36 * len(rows) + 0.5 * len(findings)) as (figure, axes):
         place, ticks = 0.0, []
         for finding in findings:
-            first = place
+            axes.annotate(finding.name, (0, place), (4, 0), textcoords="offset points", va="center", weight="bold")
+            first = place + 1
             for number, bound in enumerate(finding.bounds):
-                color = _COLORS[0] if number == 0 else _OTHER
-                axes.barh(place, min(bound.epsilon, limit), height=0.72, color=color)
-                axes.annotate(
-                    f"{bound.epsilon:.2f}",
-                    (min(bound.epsilon, limit), place),
-                    (4, 0),
-                    textcoords="offset points",
-                    va="center",
-                )
-                ticks.append((place, bound.method))
                 place += 1
-            _draw_claim(axes, finding, first - 0.5, place - 0.5)
-            place += 0.8
+                _draw_bound(axes, place, bound.epsilon, limit, _COLORS[0] if number == 0 else _OTHER)
+                ticks.append((place, bound.method))
+            _draw_claim(axes, finding, first - 0.5, place + 0.5)
+            place += 1.3
         axes.set_yticks([position for position, _ in ticks], labels=[name for _, name in ticks])
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
@@ -66,6 +59,22 @@ def bounds_plot(findings: Sequence[Finding]) -> str:
         axes.set_xlabel("ε: lower bound, and claim")
         figure.legend(handles=_keys(bool(claims)), loc="outside lower center", ncols=3)
         return to_svg(figure, "Lower bounds on epsilon beside the claim")
+
+
+def _draw_bound(axes: Axes, place: float, epsilon: float, limit: float, color: str) -> None:
+    """A bar with its figure inside where there is room, so that the claim's line does not cross it."""
+    length = min(epsilon, limit)
+    axes.barh(place, length, height=0.74, color=color)
+    inside = length > 0.25 * limit
+    axes.annotate(
+        f"{epsilon:.2f}",
+        (length, place),
+        (-4 if inside else 4, 0),
+        textcoords="offset points",
+        va="center",
+        ha="right" if inside else "left",
+        color="white" if inside and color == _COLORS[0] else "black",
+    )
 
 
 def _draw_claim(axes: Axes, finding: Finding, top: float, bottom: float) -> None:

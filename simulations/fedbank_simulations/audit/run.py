@@ -10,7 +10,6 @@ from rich.console import Console
 from fedbank.adapter.state import Tensors
 from fedbank.audit.bounds import Scores, count_guesses, epsilon_from_rates, one_run, rate_bounds
 from fedbank.audit.finding import ANY_DEPENDENCE, Bound, Finding
-from fedbank.audit.gradient import GUESS_SHARE
 from fedbank.config import SimulateConfig, to_yaml
 from fedbank.errors import ConfigError, RunError
 from fedbank.privacy.plan import PrivacyPlan, TrainingPlan
@@ -36,6 +35,8 @@ from fedbank_simulations.resident import Resident, resident
 
 _SHADOW = "audit_shadow"
 _USUAL_DELTA = 1e-5
+_GUESS_SHARE = 0.3
+"""Of the candidates, fixed before any scores are seen: few candidates need more guesses than a thousand do."""
 _COINS_OF_A_SPLIT = "that the run's split of customers was made by independent coins"
 
 
@@ -161,7 +162,7 @@ def _finding(name: str, scores: Scores, audience: Audience, plan: TrainingPlan, 
     included = audience.included
     private = plan if isinstance(plan, PrivacyPlan) else None
     delta = _USUAL_DELTA if private is None else private.delta
-    guesses = max(2, round(GUESS_SHARE * len(scores)))
+    guesses = max(2, round(_GUESS_SHARE * len(scores)))
     right = count_guesses(scores, included, guesses)
     low_tpr, high_fpr = rate_bounds(scores[included], scores[~included], float(np.median(scores)), confidence)
     in_one_run = one_run(len(scores), guesses, right, delta, confidence)
