@@ -1,9 +1,8 @@
 """Files are whole or not there: simulated crashes at every system call."""
 
 import errno
+import fcntl
 import os
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -135,26 +134,27 @@ def test_a_record_is_synced_before_it_returns(tmp_path: Path, monkeypatch: pytes
     assert seen == [path.read_bytes()]
 
 
-def test_a_file_that_was_replaced_while_its_lock_was_waited_for_is_opened_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("replacement", [b"new\n", None], ids=["replaced", "removed"])
+def test_a_file_that_was_replaced_between_opening_and_locking_it_is_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replacement: bytes | None
+) -> None:
     """Otherwise a line would go into a file that has no name any more."""
-    path = tmp_path / "log"
+    path, real, calls = tmp_path / "log", fcntl.flock, []
     path.write_bytes(b"old\n")
-    got: list[bytes] = []
 
-    def wait() -> None:
-        with open_locked(path, write=True) as descriptor:
-            got.append(os.pread(descriptor, 100, 0))
-
-    for replacement in (b"new\n", None):
-        with open_locked(path, write=True):
-            waiting = threading.Thread(target=wait)
-            waiting.start()
-            time.sleep(0.05)
+    def flock(descriptor: int, operation: int) -> None:
+        if not calls:
             path.unlink()
             if replacement is not None:
                 path.write_bytes(replacement)
-        waiting.join()
-    assert got == [b"new\n", b""]
+        calls.append(descriptor)
+        real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with open_locked(path, write=True) as descriptor:
+        assert os.pread(descriptor, 100, 0) == (replacement or b"")
+        assert os.path.samestat(os.fstat(descriptor), path.stat())
+    assert len(calls) == 2
 
 
 def test_readers_share_a_file_and_writers_do_not(tmp_path: Path) -> None:
