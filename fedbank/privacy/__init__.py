@@ -1,1 +1,1 @@
-"""Differential privacy: plan, sampling, clipping, noise, accounting, ledger. Only ``plan`` imports siblings."""
+"""Differential privacy: plan, sampling, clipping, noise, accounting, ledger. Only ``plan`` and ``budget`` import siblings."""

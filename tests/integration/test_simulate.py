@@ -18,6 +18,7 @@ from peft import PeftModel
 from safetensors.numpy import load_file
 
 from fedbank.cli import main
+from fedbank.durable import read_lines
 from fedbank.model.loading import ModelSpec, load_base_model
 
 pytestmark = pytest.mark.slow
@@ -51,7 +52,7 @@ def adapter(folder: Path) -> dict[str, np.ndarray]:
 def charges(folder: Path) -> dict[str, list[int]]:
     """Rounds charged, by bank, in the order of the ledger."""
     return {
-        path.parent.name: [json.loads(line)["round"] for line in path.read_text().splitlines()]
+        path.parent.name: [json.loads(line)["round"] for line in read_lines(path)[1:]]  # the first line is a heading
         for path in sorted(folder.glob("banks/*/ledger.jsonl"))
     }
 
@@ -176,7 +177,7 @@ TAMPERED = {
     "state.safetensors damaged": (lambda folder: flip(folder / "state.safetensors"), ["damaged", "state.safetensors"]),
     "a ledger lost": (
         lambda folder: (folder / "banks/bank-2/ledger.jsonl").unlink(),
-        ["ledger of bank-2", "[1, 2, 3, 4]"],
+        ["ledger of bank-2", "got 0", "older copy"],
     ),
     "a ledger edited": (
         lambda folder: (folder / "banks/bank-2/ledger.jsonl").write_text("{}\n"),
