@@ -17,7 +17,7 @@ from fedbank.privacy.accounting import PrivacyEvent, compute_epsilon
 _EPSILONS = np.concatenate([np.linspace(0.0, 6.0, 41), np.geomspace(6.5, 60.0, 20)])
 # Coarse, which makes delta larger and the bound smaller, never the reverse: many curves are tried.
 _DISCRETISATION = 5e-3
-_CANDIDATES, _PILOT_SHARE = 47, 0.2
+_CANDIDATES, _PILOT_SHARE, _ROUNDING = 47, 0.2, 1e-9
 _LEAST_NOISE, _MOST_NOISE, _STRIDE, _PRECISION = 0.2, 50.0, 1.2, 2e-3
 
 
@@ -34,9 +34,9 @@ def delta_curve(event: PrivacyEvent) -> NDArray[np.float64]:
 
 def refutes(low_tpr: float, high_fpr: float, curve: NDArray[np.float64]) -> bool:
     """Whether an attack with these rates is impossible under a curve of ``delta_curve``, in either direction."""
-    one = low_tpr > np.exp(_EPSILONS) * high_fpr + curve
-    other = 1 - high_fpr > np.exp(_EPSILONS) * (1 - low_tpr) + curve
-    return bool((one | other).any())
+    one = low_tpr - np.exp(_EPSILONS) * high_fpr - curve
+    other = 1 - high_fpr - np.exp(_EPSILONS) * (1 - low_tpr) - curve
+    return bool(max(one.max(), other.max()) > _ROUNDING)
 
 
 def bound_epsilon(scores_I: Scores, scores_O: Scores, event: PrivacyEvent, delta: float, confidence: float) -> float:

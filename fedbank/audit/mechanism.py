@@ -87,7 +87,10 @@ def audit_invalid_gradient(plan: PrivacyPlan, trials: Trials, confidence: float)
     A release that is not finite counts as the clearest sign of their presence.
     """
     scores_I, scores_O = _scores(plan, _invalid_scenes, trials)
-    epsilon = gaussian_from_rates(*rate_bounds(scores_I, scores_O, MIDPOINT, confidence), plan.delta)
+    # Two thresholds, each with half of the error: a shift of the release, and a release that is not finite.
+    half = (1 + confidence) / 2
+    rates = [rate_bounds(scores_I, scores_O, threshold, half) for threshold in (MIDPOINT, _CERTAIN / 2)]
+    epsilon = max(gaussian_from_rates(*pair, plan.delta) for pair in rates)
     bounds = (Bound(_ON_GAUSSIAN, epsilon, confidence, _INDEPENDENT_TRIALS),)
     return _finding("customer with an invalid gradient", plan, bounds, scores_I, scores_O)
 
@@ -142,10 +145,10 @@ def _run(plan: PrivacyPlan, scenes: Callable[[float], list[_Scene]], streams: St
 def _release(plan: PrivacyPlan, grads: tuple[Tensor, ...], stream: RandomStream) -> tuple[Tensor, ...]:
     """One step of training without its model: ``grads`` are the gradients of all U customers."""
     chosen = plan.sampling.draw(np.ones(len(grads[0]), np.int64), stream)
-    rows = [unit for unit, _ in chosen]
-    total = plan.clip([grad[rows[:_MICRO_BATCH]] for grad in grads])
-    for first in range(_MICRO_BATCH, len(rows), _MICRO_BATCH):
-        total = total.plus(plan.clip([grad[rows[first : first + _MICRO_BATCH]] for grad in grads]))
+    rows = torch.tensor([unit for unit, _ in chosen], dtype=torch.int64)
+    total = plan.clip([grad.index_select(0, rows[:_MICRO_BATCH]) for grad in grads])
+    for part in torch.split(rows[_MICRO_BATCH:], _MICRO_BATCH) if len(rows) > _MICRO_BATCH else ():
+        total = total.plus(plan.clip([grad.index_select(0, part) for grad in grads]))
     return plan.release(total, stream)
 
 

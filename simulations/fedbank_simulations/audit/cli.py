@@ -60,8 +60,7 @@ def audit_command(words: Sequence[str]) -> int:
     findings, output = run(chosen, console)
     audit = Audit(level, findings, time.monotonic() - began)
     page = None if output is None else write_page(audit, output)
-    _tell(audit, page, console, as_json=chosen.json)
-    return _EXIT_OK if audit.ok else _EXIT_VIOLATION
+    return conclude(audit, page, console, as_json=chosen.json)
 
 
 def _usage() -> str:
@@ -69,7 +68,8 @@ def _usage() -> str:
     return f"usage: fedbank audit LEVEL ...   (fedbank audit LEVEL --help tells more)\n\n{rows}\n{_EXITS}\n"
 
 
-def _tell(audit: Audit, page: Path | None, console: Console, *, as_json: bool) -> None:
+def conclude(audit: Audit, page: Path | None, console: Console, *, as_json: bool) -> int:
+    """Say what was found; the exit code."""
     if as_json:
         sys.stdout.write(to_json(audit.as_json(), indent=2) + "\n")
     else:
@@ -97,6 +97,7 @@ def _tell(audit: Audit, page: Path | None, console: Console, *, as_json: bool) -
     console.print(f"{audit.leading().verdict()} ({audit.seconds:.0f} s)", style=style, highlight=False, soft_wrap=True)
     if page is not None:
         console.print(f"Page: {page}", highlight=False, soft_wrap=True)
+    return _EXIT_OK if audit.ok else _EXIT_VIOLATION
 
 
 _Found = tuple[list[Finding], Path | None]
@@ -122,14 +123,14 @@ def _mechanism(chosen: argparse.Namespace, console: Console) -> _Found:
     output = _only_output(chosen.overrides)
     if chosen.trials < _MIN_TRIALS or chosen.workers < 1:
         raise ConfigError(f"Expected --trials of {_MIN_TRIALS} or more and --workers of 1 or more, got fewer.")
-    plain = _toy_plan(chosen, chosen.epsilon or 4.0, chosen.sampling_prob or 1.0, chosen.steps or 1)
+    named = {name: getattr(chosen, name) for name in ("epsilon", "sampling_prob", "steps")}
+    wanted = {"epsilon": 4.0, "sampling_prob": 1.0, "steps": 1} | {k: v for k, v in named.items() if v is not None}
     jobs: list[tuple[Callable[[PrivacyPlan, Trials, float], Finding], PrivacyPlan, int]] = [
-        (audit_mechanism, plain, chosen.trials)
+        (audit_mechanism, _toy_plan(chosen.delta, **wanted), chosen.trials)
     ]
-    if chosen.epsilon is chosen.sampling_prob is chosen.steps is None:
-        sampled = _toy_plan(chosen, 8.0, 0.5, 2)
-        jobs += [(audit_mechanism, sampled, chosen.trials // 3)]
-    one_step = _toy_plan(chosen, chosen.epsilon or 4.0, 1.0, 1)
+    if not any(value is not None for value in named.values()):
+        jobs += [(audit_mechanism, _toy_plan(chosen.delta, 8.0, 0.5, 2), chosen.trials // 3)]
+    one_step = _toy_plan(chosen.delta, wanted["epsilon"], 1.0, 1)
     jobs += [(audit_invalid_gradient, one_step, max(_MIN_TRIALS, chosen.trials // 50))]
     # Together they raise a false alarm as often as one alone would.
     confidence = 1 - (1 - chosen.confidence) / len(jobs)
@@ -140,9 +141,9 @@ def _mechanism(chosen: argparse.Namespace, console: Console) -> _Found:
         ], output
 
 
-def _toy_plan(chosen: argparse.Namespace, epsilon: float, sampling_prob: float, steps: int) -> PrivacyPlan:
+def _toy_plan(delta: float, epsilon: float, sampling_prob: float, steps: int) -> PrivacyPlan:
     sampling = Sampling(sampling_prob, _BATCH, 1, steps)
-    return PrivacyPlan.calibrate(epsilon, chosen.delta, sampling, _CLIP_NORM, _CUSTOMERS)
+    return PrivacyPlan.calibrate(epsilon, delta, sampling, _CLIP_NORM, _CUSTOMERS)
 
 
 def _gradient_options(parser: argparse.ArgumentParser) -> None:
@@ -157,10 +158,11 @@ def _gradient(chosen: argparse.Namespace, console: Console) -> _Found:
     config = load_simulate([f"data.customers={chosen.customers}", *chosen.overrides])
     output = None if config.output is None else choose_output(config.output)
     sampling_prob = 1.0 if chosen.sampling_prob is None else chosen.sampling_prob
+    epsilon = 4.0 if chosen.epsilon is None else chosen.epsilon
     expected = max(1.0, sampling_prob * chosen.customers)
     sampling = Sampling(sampling_prob, expected, config.training.records_per_customer, chosen.steps)
     clip_norm = config.privacy.clip_norm or _CLIP_NORM
-    plan = PrivacyPlan.calibrate(chosen.epsilon or 4.0, chosen.delta, sampling, clip_norm, _CUSTOMERS)
+    plan = PrivacyPlan.calibrate(epsilon, chosen.delta, sampling, clip_norm, _CUSTOMERS)
     console.print(f"Training {chosen.steps} steps with {chosen.canaries} canary gradients ...", highlight=False)
     return [audit_training(config, plan, chosen.canaries, chosen.customers, chosen.confidence)], output
 
