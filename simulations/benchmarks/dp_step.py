@@ -7,7 +7,8 @@ to the changed weights. ``--trainable`` is what of the adapter is trained (B is 
 ``ratio_opacus_hooks``, ``ratio_opacus_ghost``: time of Opacus (``GradSampleModule`` with ``DPOptimizer``; fast gradient
 clipping in ghost mode with its optimizer) over ours; the target is above 1. Opacus adds noise of PyTorch's ordinary
 generator, ours is from a cryptographic one, on a grid.
-Ratios are medians over interleaved repetitions, each repetition's times taken side by side.
+Ratios are medians over interleaved repetitions, each repetition's times taken side by side. Time is processor time of
+the one thread, which on an idle machine is the time on the clock, and is not what others take away on a shared one.
 
 ``extra_bytes``: peak of PyTorch's allocations during a round of ours, minus that of the non-private one, counted from
 every single allocation and release (``torch.profiler``); ``extra_bytes_bound`` is B times the trainable parameters
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -146,9 +147,9 @@ def measure(arguments: argparse.Namespace, base: Any, trainable: str, length: in
     for repetition in range(arguments.repetitions):
         for shift in range(len(names)):
             name = names[(repetition + shift) % len(names)]
-            begin = perf_counter()
+            begin = process_time()
             runs[name]()
-            seconds[name].append((perf_counter() - begin) / arguments.steps)
+            seconds[name].append((process_time() - begin) / arguments.steps)
     peaks = {name: peak_bytes(run) for name, run in runs.items()}
     parameters = sum(rows * columns for rows, columns in first.spec.trainable_shapes().values())
 

@@ -1,44 +1,23 @@
-"""What per-customer gradients cost in memory, where they outweigh everything else."""
-
-from collections.abc import Callable
+"""What per-customer gradients cost in memory."""
 
 import numpy as np
 import pytest
 import torch
 
-from fedbank.adapter.lora import AdaptedModel
-from fedbank.data.encode import EncodedUnits
-from fedbank.training.batches import collate
-from fedbank.training.loss import record_losses
-from fedbank.training.per_example import RecordGroups, per_record_gradients
+from fedbank.training.per_example import DirectGradients, RecordGroups, _Collected, _MicroBatch
 from simulations.benchmarks.memory import peak_bytes
 
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
-
-@pytest.mark.parametrize("counts", [[1] * 24, [3] * 8, [1, 1, 2, 2, 2, 4, 6, 6]], ids=["one", "even", "ragged"])
-def test_extra_memory_is_one_fp32_gradient_per_customer(
-    make_model: Callable[..., AdaptedModel], make_units: Callable[..., EncodedUnits], counts: list[int]
-) -> None:
-    """The gradients of single records never exist at once, however many records a customer has."""
-    model, data = make_model("qwen3", "AB", rank=8, targets=TARGETS), make_units([1] * sum(counts))
-    batch = collate(data, range(sum(counts)), [1.0] * sum(counts), torch.device("cpu"))
-    groups = RecordGroups(tuple(int(unit) for unit in np.repeat(np.arange(len(counts)), counts)), len(counts))
-
-    def plain() -> None:
-        record_losses(model.base, batch).sum().backward()
-        for parameter in model.parameters:
-            parameter.grad = None
-
-    def ours() -> None:
-        gradients.begin(groups)
-        record_losses(model.base, batch).sum().backward()
-        gradients.take()
-
-    plain()
-    without = peak_bytes(plain)
-    with per_record_gradients(model) as gradients:
-        ours()
-        extra = peak_bytes(ours) - without
-    trainable = sum(parameter.numel() for parameter in model.parameters)
-    assert extra <= 1.05 * len(counts) * trainable * 4
+@pytest.mark.parametrize(
+    ("counts", "copies"),
+    [([1] * 24, 1), ([3] * 8, 1), ([1, 1, 2, 2, 2, 4, 6, 6], 2)],
+    ids=["one", "even", "ragged"],
+)
+def test_a_layer_holds_one_gradient_per_customer_however_many_records_it_has(counts: list[int], copies: int) -> None:
+    """Ragged customers are joined at the end: two copies, of this one layer, for a moment."""
+    batch = _MicroBatch()
+    collected = _Collected(batch)
+    units = tuple(int(unit) for unit in np.repeat(np.arange(len(counts)), counts))
+    DirectGradients(["layer"], [collected], batch).begin(RecordGroups(units, len(counts)))
+    g_NTO, x_NTI = torch.randn(sum(counts), 2, 100), torch.randn(sum(counts), 2, 200)
+    assert peak_bytes(lambda: collected.add(g_NTO, x_NTI)) <= copies * 1.05 * len(counts) * 100 * 200 * 4
