@@ -27,6 +27,7 @@ from fedbank.privacy.budget import Budget
 from fedbank.privacy.ledger import LEDGER, Charge, Ledger
 from fedbank.privacy.noise import RandomStream
 from fedbank.privacy.plan import PrivacyPlan, TrainingPlan
+from fedbank.training.engines import check_engine, check_trainable
 from fedbank.training.local import LocalSettings, train_round
 
 
@@ -79,6 +80,8 @@ class Bank:
         """
         parsed = RoundRequest.from_bytes(request, self._model.spec)
         self._check(parsed)
+        check_engine(self._model, self._participation.settings.per_example)
+        check_trainable(self._model)
         base_digest = digest(parsed.adapter)
         if self._participation.plan.private and not self._books_agree:
             self._check_books()

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_WITHIN = 1 - 2.0**-20
+"""Share of the clip norm that is used: what is left takes up the rounding of coefficients and products to fp32."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClippedSum:
@@ -38,10 +41,10 @@ def clip_and_sum(grads_UP: Sequence[Tensor], clip_norm: float) -> ClippedSum:
     blocks_U = [torch.linalg.vector_norm(block, dim=1, dtype=torch.float64) for block in flat]
     norms_U = torch.linalg.vector_norm(torch.stack(blocks_U), dim=0)
     finite_U = torch.isfinite(norms_U)
-    coefficients_U = (clip_norm / norms_U.clamp_min(torch.finfo(torch.float64).tiny)).clamp(max=1.0)
+    coefficients_U = (_WITHIN * clip_norm / norms_U.clamp_min(torch.finfo(torch.float64).tiny)).clamp(max=1.0)
     coefficients_U = torch.where(finite_U, coefficients_U, torch.zeros_like(coefficients_U)).float()
-    sums = []
+    all_finite, sums = bool(finite_U.all()), []
     for block, grad in zip(flat, grads_UP, strict=True):
-        safe = block if bool(finite_U.all()) else torch.where(finite_U[:, None], block, torch.zeros_like(block))
+        safe = block if all_finite else torch.where(finite_U[:, None], block, torch.zeros_like(block))
         sums.append((coefficients_U @ safe).reshape(grad.shape[1:]))
     return ClippedSum(tuple(sums), clip_norm)

@@ -122,3 +122,12 @@ def test_disjoint_parts_add_up_and_keep_the_sensitivity() -> None:
 def test_parts_of_different_bounds_have_the_larger_sensitivity() -> None:
     parts = ClippedSum((torch.zeros(2),), 1.0), ClippedSum((torch.zeros(2),), 3.0)
     assert parts[0].plus(parts[1]).sensitivity == parts[1].plus(parts[0]).sensitivity == 3.0
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e8])
+def test_rounding_never_carries_a_clipped_gradient_beyond_the_clip_norm(scale: float) -> None:
+    for seed in range(40):
+        gradient = torch.randn(1, 5000, generator=torch.Generator().manual_seed(seed)) * scale
+        clip_norm = 0.1 * scale * (1 + seed / 7)
+        total = clip_and_sum([gradient], clip_norm)
+        assert float(torch.linalg.vector_norm(total.tensors[0].double())) <= clip_norm
