@@ -169,7 +169,7 @@ def canary_bounds(
     return (
         Bound("GDP, Gaussian fit", fit, confidence, f"{INDEPENDENT}, normal scores"),
         Bound("GDP, Clopper-Pearson", gaussian_from_rates(*rates, delta), confidence, INDEPENDENT),
-        Bound("f-DP in one run", f_dp, confidence, ANY_DEPENDENCE),
+        Bound("f-DP in one run", f_dp, confidence, "a Gaussian trade-off curve"),
         for_any_mechanism,
     )
 

@@ -129,7 +129,7 @@ def _mechanism(chosen: argparse.Namespace, console: Console) -> _Found:
         (audit_mechanism, _toy_plan(chosen.delta, **wanted), chosen.trials)
     ]
     if not any(value is not None for value in named.values()):
-        jobs += [(audit_mechanism, _toy_plan(chosen.delta, 8.0, 0.5, 2), chosen.trials // 3)]
+        jobs += [(audit_mechanism, _toy_plan(chosen.delta, 8.0, 0.5, 2), chosen.trials // 4)]
     one_step = _toy_plan(chosen.delta, wanted["epsilon"], 1.0, 1)
     jobs += [(audit_invalid_gradient, one_step, max(_MIN_TRIALS, chosen.trials // 50))]
     # Together they raise a false alarm as often as one alone would.

@@ -53,7 +53,7 @@ def bounds_plot(findings: Sequence[Finding]) -> str:
             _draw_claim(axes, finding, first - 0.5, place + 0.5)
             place += 1.3
         axes.set_yticks([position for position, _ in ticks], labels=[name for _, name in ticks])
-        axes.invert_yaxis()
+        axes.set_ylim(place - 0.6, -0.6)
         axes.grid(visible=False, axis="y")
         axes.set_xlim(0, limit)
         axes.set_xlabel("ε: lower bound, and claim")
