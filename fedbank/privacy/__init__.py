@@ -1,1 +1,4 @@
-"""Differential privacy: plan, sampling, clipping, noise, accounting, ledger. Only ``plan`` and ``budget`` import siblings."""
+"""Differential privacy: plan, sampling, clipping, noise, accounting, ledger, budget.
+
+Only ``plan`` and ``budget`` import siblings.
+"""
