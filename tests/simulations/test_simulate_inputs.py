@@ -69,7 +69,10 @@ TABLE: dict[str, tuple[Make, list[str]]] = {
         fixed("privacy.delta=0.5", "data.customers=400"),
         ["privacy.delta", "got 0.5", "number of customers"],
     ),
-    "clip norm zero": (fixed("privacy.clip_norm=0", "data.customers=400"), ["privacy.clip_norm", "positive", "got 0.0"]),
+    "clip norm zero": (
+        fixed("privacy.clip_norm=0", "data.customers=400"),
+        ["privacy.clip_norm", "positive", "got 0.0"],
+    ),
     "delta zero": (fixed("privacy.delta=0", "data.customers=400"), ["delta", "got 0.0"]),
     "no steps": (fixed("training.local_steps=0"), ["training.local_steps", "at least 1", "got 0"]),
     "unknown unit of privacy": (fixed("privacy.unit=bank"), ["privacy.unit", "customer or record", "'bank'"]),
