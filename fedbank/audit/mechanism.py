@@ -32,8 +32,8 @@ MIDPOINT = 0.0
 """Of the log likelihood ratio: for a Gaussian mechanism the threshold at which rates say most about the noise."""
 _CERTAIN = 1e6
 """The score of a release that is not finite, and the most that any score says."""
-_INDEPENDENT_TRIALS = "independent trials, nothing about the distribution of scores"
-_ON_GAUSSIAN, _ON_CURVE = "Clopper-Pearson on the Gaussian curve", "Clopper-Pearson on the plan's trade-off curve"
+_INDEPENDENT_TRIALS = "independent trials"
+_ON_GAUSSIAN, _ON_CURVE = "exact rates, Gaussian curve", "exact rates, plan's curve"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,7 +75,7 @@ def audit_mechanism(plan: PrivacyPlan, trials: Trials, confidence: float) -> Fin
     bounds = [Bound(method, epsilon, confidence, _INDEPENDENT_TRIALS)]
     if event.sampling_prob == 1:
         fit = gaussian_fit(scores_I, scores_O, plan.delta, confidence)
-        bounds.append(Bound("Gaussian fit (t and chi-square)", fit, confidence, "independent normal scores"))
+        bounds.append(Bound("Gaussian fit", fit, confidence, "independent normal scores"))
     steps = f"{event.num_steps} step{'s' * (event.num_steps > 1)}"
     everybody = "everybody takes part" if event.sampling_prob == 1 else f"sampled with q = {event.sampling_prob:g}"
     return _finding(f"{steps}, {everybody}", plan, tuple(bounds), scores_I, scores_O)

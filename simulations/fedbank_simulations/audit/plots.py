@@ -44,7 +44,10 @@ def bounds_plot(findings: Sequence[Finding]) -> str:
     with canvas(height=1.5 + 0.36 * len(rows) + 0.5 * len(findings)) as (figure, axes):
         place, ticks = 0.0, []
         for finding in findings:
-            axes.annotate(finding.name, (0, place), (4, 0), textcoords="offset points", va="center", weight="bold")
+            title = axes.annotate(
+                finding.name, (0, place), (4, 0), textcoords="offset points", va="center", fontsize=10
+            )
+            title.set_in_layout(False)  # a long name must not squeeze the bars
             first = place + 1
             for number, bound in enumerate(finding.bounds):
                 place += 1
