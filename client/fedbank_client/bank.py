@@ -43,6 +43,7 @@ class Participation:
 class Bank:
     """One member bank with its data, its model and a folder of its own for ledger and finished updates.
 
+    ``model`` is asked for in every round: threads that serve a bank in turn have a model each.
     ``stream_for_round`` supplies the randomness of a round. A deployed bank passes one that returns
     ``RandomStream.secure()``; only code, never a configuration, can pass another. ``budget`` are the bank's own
     limits over all of its campaigns, which share one ledger in ``folder``; ``None``: only each campaign's plan counts.
@@ -56,7 +57,7 @@ class Bank:
         name: str,
         participation: Participation,
         data: EncodedUnits,
-        model: AdaptedModel,
+        model: Callable[[], AdaptedModel],
         folder: Path,
         *,
         stream_for_round: Callable[[int], RandomStream],
@@ -66,12 +67,16 @@ class Bank:
         self.name = name
         self._participation = participation
         self._data = data
-        self._model = model
+        self._get_model = model
         self._folder = folder
         self._stream_for_round = stream_for_round
         self._device = device
         self._ledger = Ledger(folder / LEDGER, name, limit=budget)
         self._books_agree = False
+
+    @property
+    def _model(self) -> AdaptedModel:
+        return self._get_model()
 
     def train(self, request: bytes) -> Update:
         """The bank's update to one round.

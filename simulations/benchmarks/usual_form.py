@@ -30,11 +30,12 @@ class FreshModelBank:
         members = home.members(FEDERATED)
         name = sorted(members)[int(context.node_config[PARTITION_ID])]
         base = load_base_model(model_spec(home.config))
+        model = AdaptedModel(base.model, lora_settings(home.config))
         return Bank(
             name,
             Participation(FEDERATED, members[name].plan, local_settings(home.config)),
             self._data(home, name),
-            AdaptedModel(base.model, lora_settings(home.config)),
+            lambda: model,
             Path(self._folder) / "banks" / name,
             stream_for_round=lambda number: RandomStream.derived(0, name, number),
             device=base.device,

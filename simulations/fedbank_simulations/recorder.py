@@ -5,7 +5,6 @@ which in a deployment stay inside the banks.
 """
 
 import json
-import math
 from concurrent.futures import Executor
 from dataclasses import asdict
 from functools import lru_cache, partial
@@ -23,6 +22,7 @@ from fedbank.training.evaluate import Evaluation, evaluate
 from fedbank_server.campaign import CommittedRound
 from fedbank_simulations.campaigns import FEDERATED, banks_of
 from fedbank_simulations.resident import Resident
+from fedbank_simulations.strict_json import to_json
 
 
 class Progress(Protocol):
@@ -109,19 +109,6 @@ def read_rounds(path: Path) -> list[dict[str, Any]]:
             ) from error
         rounds.append(parsed)
     return rounds
-
-
-def to_json(value: Any, *, indent: int | None = None) -> str:
-    """Strict JSON: a figure that a diverged run made infinite or NaN is written as ``null``."""
-    return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @lru_cache(maxsize=4096)

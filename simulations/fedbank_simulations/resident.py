@@ -31,7 +31,7 @@ class _Models(threading.local):
 
 @dataclass(slots=True)
 class Resident:
-    """Models, data and memberships of one simulated consortium, in one process."""
+    """Models, data, memberships and opened banks (by folder, campaign, name) of one consortium, in one process."""
 
     config: SimulateConfig
     base: BaseModel
@@ -39,6 +39,7 @@ class Resident:
     scenario: Scenario
     _models: _Models
     _members: dict[str, dict[str, Member]] = field(default_factory=dict)
+    banks: dict[tuple[str, str, str], Bank] = field(default_factory=dict)
 
     @property
     def model(self) -> AdaptedModel:
@@ -54,6 +55,7 @@ class Resident:
     def seat(self, campaign: str, members: dict[str, Member]) -> None:
         """Let ``members`` take part in ``campaign``, whatever the settings say: for audits, in this process only."""
         self._members[campaign] = members
+        self.banks.clear()
 
 
 @lru_cache(maxsize=1)
@@ -106,12 +108,18 @@ class OpenSimulatedBank:
         home = resident(self.settings)
         members = home.members(self.campaign)
         name = sorted(members)[int(context.node_config[PARTITION_ID])]
-        seed, campaign = home.config.seed, self.campaign
+        place = (self.folder, self.campaign, name)
+        if place not in home.banks:
+            home.banks[place] = self._open(home, name)
+        return home.banks[place]
+
+    def _open(self, home: Resident, name: str) -> Bank:
+        members, seed, campaign = home.members(self.campaign), home.config.seed, self.campaign
         return Bank(
             name,
             Participation(campaign, members[name].plan, local_settings(home.config)),
             members[name].data,
-            home.model,
+            lambda: home.model,
             bank_folder(Path(self.folder), name),
             stream_for_round=lambda number: RandomStream.derived(seed, campaign, name, number),
             device=home.base.device,

@@ -22,8 +22,9 @@ from fedbank_simulations.campaigns import CENTRALIZED, FEDERATED, LOCAL, NONPRIV
 from fedbank_simulations.card import model_card
 from fedbank_simulations.federation import campaign_folder, first_state
 from fedbank_simulations.folder import RESULTS
-from fedbank_simulations.recorder import merge, read_rounds, score_banks, to_json
+from fedbank_simulations.recorder import merge, read_rounds, score_banks
 from fedbank_simulations.resident import Resident
+from fedbank_simulations.strict_json import to_json
 
 _VERSIONED = ("fedbank", "flwr", "torch", "transformers", "peft", "dp-accounting", "numpy")
 _MAX_NEW_TOKENS = 48

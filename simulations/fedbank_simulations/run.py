@@ -1,10 +1,7 @@
 """One whole simulation: prepare, run every campaign, score, write everything a researcher takes away."""
 
 import json
-import logging
-import os
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from fedbank_simulations.campaigns import FEDERATED, campaign_names
 from fedbank_simulations.federation import campaign_folder, run_campaign
 from fedbank_simulations.folder import RESULTS, choose_output, claimed, open_run
 from fedbank_simulations.progress import shown
+from fedbank_simulations.quiet import quiet_libraries
 from fedbank_simulations.recorder import read_rounds
 from fedbank_simulations.resident import Resident, model_spec, resident
 from fedbank_simulations.results import write_results
@@ -107,15 +105,3 @@ def _make_paths_absolute(config: SimulateConfig) -> None:
     """So that the run can be resumed from another working directory."""
     for section in (config.data, config.model):
         section.path = None if section.path is None else str(Path(section.path).absolute())
-
-
-def quiet_libraries() -> None:
-    """No telemetry, no update check, no warnings about things we chose."""
-    os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
-    os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
-    for name in ("flwr", "transformers", "absl", "ray"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()

@@ -61,7 +61,7 @@ def open_bank(
             "bank-a",
             participation,
             make_units([1, 2, 5, 1, 3]),
-            model,
+            lambda: model,
             tmp_path,
             stream_for_round=streams,
             device=torch.device("cpu"),

@@ -155,7 +155,7 @@ class Setting:
 
         participation = Participation(CAMPAIGN, self.plan, LocalSettings(STEPS, 0.05))
         device = torch.device("cpu")
-        return Bank(NAME, participation, self.data, self.model, folder, stream_for_round=stream, device=device)
+        return Bank(NAME, participation, self.data, lambda: self.model, folder, stream_for_round=stream, device=device)
 
 
 class BankProcess:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from fedbank.audit.finding import Finding
 from fedbank.audit.mechanism import Trials, audit_invalid_gradient, audit_mechanism
+from fedbank.cli import EXIT_AUDIT_FAILED, EXIT_OK, EXIT_USER_ERROR
 from fedbank.config import SimulateConfig, load_simulate
 from fedbank.errors import ConfigError
 from fedbank.privacy.accounting import round_up
@@ -18,10 +19,8 @@ from fedbank.privacy.plan import PrivacyPlan, Sampling
 from fedbank_simulations.audit.page import Audit, write_page
 from fedbank_simulations.audit.workers import counted, processes
 from fedbank_simulations.folder import choose_output
-from fedbank_simulations.recorder import to_json
-from fedbank_simulations.run import quiet_libraries
-
-_EXIT_OK, _EXIT_USER_ERROR, _EXIT_VIOLATION = 0, 2, 3
+from fedbank_simulations.quiet import quiet_libraries
+from fedbank_simulations.strict_json import to_json
 
 _CUSTOMERS, _BATCH, _CLIP_NORM, _DELTA = 1000, 8.0, 0.2, 1e-5
 _MIN_TRIALS = 1000
@@ -44,7 +43,7 @@ def audit_command(words: Sequence[str]) -> int:
         asked = bool(words) and words[0] in ("-h", "--help")
         said = "" if asked or not words else f"Expected an audit ({', '.join(_LEVELS)}), got {words[0]!r}.\n"
         (sys.stdout if asked else sys.stderr).write(said + _usage())
-        return _EXIT_OK if asked else _EXIT_USER_ERROR
+        return EXIT_OK if asked else EXIT_USER_ERROR
     level, (purpose, add_options, run) = words[0], _LEVELS[words[0]]
     parser = argparse.ArgumentParser(prog=f"fedbank audit {level}", description=purpose, epilog=_EXITS)
     parser.add_argument("overrides", nargs="*", metavar="NAME=VALUE", help="output=DIR for the page, and settings")
@@ -56,7 +55,8 @@ def audit_command(words: Sequence[str]) -> int:
         raise ConfigError(f"Expected --confidence between 0.5 and 1, got {chosen.confidence}.")
     console = Console(stderr=chosen.json)
     began = time.monotonic()
-    quiet_libraries()
+    if level != "mechanism":  # which needs no transformers, and their import takes seconds
+        quiet_libraries()
     findings, output = run(chosen, console)
     audit = Audit(level, findings, time.monotonic() - began)
     page = None if output is None else write_page(audit, output)
@@ -97,7 +97,7 @@ def conclude(audit: Audit, page: Path | None, console: Console, *, as_json: bool
     console.print(f"{audit.leading().verdict()} ({audit.seconds:.0f} s)", style=style, highlight=False, soft_wrap=True)
     if page is not None:
         console.print(f"Page: {page}", highlight=False, soft_wrap=True)
-    return _EXIT_OK if audit.ok else _EXIT_VIOLATION
+    return EXIT_OK if audit.ok else EXIT_AUDIT_FAILED
 
 
 _Found = tuple[list[Finding], Path | None]

@@ -10,8 +10,8 @@ from markupsafe import Markup
 from fedbank.audit.finding import Finding
 from fedbank.durable import write_atomic
 from fedbank_simulations.audit.plots import bounds_plot, roc_plot
-from fedbank_simulations.recorder import to_json
 from fedbank_simulations.report.render import render
+from fedbank_simulations.strict_json import to_json
 
 PAGE, FIGURES = "audit.html", "audit.json"
 
