@@ -273,3 +273,9 @@ def test_the_promise_is_about_training_and_says_so(unit: str) -> None:
     """Epsilon bounds what training lets out; answers, logs and caches of a server are another matter."""
     promise = PrivacyPlan.with_noise(Sampling(0.05, 8.0, 1, 10), 1.0, 1.0, 1e-5, unit).guarantee()
     assert "during the 10 training steps" in promise
+
+
+def test_less_noise_than_protects_anybody_is_not_offered() -> None:
+    plan = PrivacyPlan.calibrate(500, 1e-5, Sampling(0.01, 8.0, 1, 1), 1.0, 1000)
+    assert plan.noise_multiplier == 0.2
+    assert plan.epsilon() <= plan.target_epsilon
