@@ -66,6 +66,7 @@ class Bank:
     ) -> None:
         self.name = name
         self._participation = participation
+        self._plan_digest = participation.plan.digest()
         self._data = data
         self._get_model = model
         self._folder = folder
@@ -102,9 +103,9 @@ class Bank:
         if request.campaign != agreed:
             raise UpdateError(f"Expected a request of campaign {agreed!r}, got one of {request.campaign!r}.")
         plan = self._participation.plan
-        if request.plan_digest != plan.digest():
+        if request.plan_digest != self._plan_digest:
             raise UpdateError(
-                f"Expected a request under the plan that {self.name} agreed to ({plan.digest()[:12]}), got one under "
+                f"Expected a request under the plan that {self.name} agreed to ({self._plan_digest[:12]}), got one under "
                 f"{request.plan_digest[:12]!r}. Nothing was trained and nothing was sent."
             )
         rounds = plan.sampling.num_steps // self._participation.settings.num_steps
@@ -123,7 +124,7 @@ class Bank:
             self._model, self._data, plan, settings, request.adapter, stream=stream, device=self._device
         )
         return Update(
-            request.campaign, request.round, self.name, base_digest, plan.digest(), settings.num_steps, change
+            request.campaign, request.round, self.name, base_digest, self._plan_digest, settings.num_steps, change
         )
 
     def _charge(self, round_number: int, base_digest: str, plan: PrivacyPlan, replay_id: str | None) -> None:
@@ -132,7 +133,7 @@ class Bank:
             self._participation.campaign,
             round_number,
             base_digest,
-            plan.digest(),
+            self._plan_digest,
             event.sampling_prob,
             event.noise_multiplier,
             event.num_steps,
@@ -157,18 +158,17 @@ class Bank:
                 f"Expected the finished update of round {round_number} in {path}, got a damaged file. Delete it to "
                 "train the round again, which a bank with secure noise is charged for again."
             ) from error
-        agreed = (self._participation.campaign, self._participation.plan.digest(), base_digest)
+        agreed = (self._participation.campaign, self._plan_digest, base_digest)
         return kept if (kept.campaign, kept.plan_digest, kept.base_digest) == agreed else None
 
     def _check_books(self) -> None:
         """A finished update without its charge: ledger and head were both replaced by older copies, or removed."""
-        plan_digest = self._participation.plan.digest()
         charges = self._ledger.charges()
         charged = {(c.campaign, c.round, c.base_digest, c.plan_digest) for c in charges}
         for path in sorted(self._path(0).parent.glob("*.safetensors")):
             kept = _metadata(path)
             release = tuple(kept.get(name) for name in ("campaign", "round", "base_digest", "plan_digest"))
-            if kept.get("plan_digest") == plan_digest and release not in charged:
+            if kept.get("plan_digest") == self._plan_digest and release not in charged:
                 raise PrivacyError(
                     f"Expected the ledger of {self.name} to hold round {kept['round']} of {kept['campaign']}, whose "
                     "finished update is kept, got no such charge: the ledger was replaced by an older copy or lost. "

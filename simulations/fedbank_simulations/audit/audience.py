@@ -14,7 +14,7 @@ from fedbank.data.encode import EncodedUnits
 from fedbank.errors import ConfigError
 from fedbank.privacy.noise import RandomStream
 from fedbank.training.evaluate import score_records
-from fedbank_simulations.campaigns import Member, make_plan
+from fedbank_simulations.campaigns import FEDERATED, NONPRIVATE, Member, make_plan, members_of
 from fedbank_simulations.resident import Resident
 from fedbank_simulations.scenario import pool
 
@@ -30,18 +30,14 @@ class Audience:
     candidates: EncodedUnits
     included: NDArray[np.bool_]
 
-    def members(
-        self, home: Resident, *, protected: bool, included: NDArray[np.bool_] | None = None
-    ) -> dict[str, Member]:
-        """Every bank with its data and plan; ``included`` (default: the audience's own) of the candidates take part."""
-        config, batch = home.config, home.config.training.expected_batch
-        members = {
-            name: Member(bank.train, make_plan(config, bank.train.num_units, batch, protected))
-            for name, bank in home.scenario.banks.items()
-        }
-        chosen = choose(self.candidates, np.flatnonzero(self.included if included is None else included))
+    def members(self, home: Resident, *, protected: bool) -> dict[str, Member]:
+        """Every bank with its data and plan; of the candidates those that are included take part."""
+        config = home.config
+        members = members_of(FEDERATED if protected else NONPRIVATE, config, home.scenario)
+        chosen = choose(self.candidates, np.flatnonzero(self.included))
         expected = self.others.num_units + self.candidates.num_units // 2
-        return members | {self.bank: Member(pool([self.others, chosen]), make_plan(config, expected, batch, protected))}
+        plan = make_plan(config, expected, config.training.expected_batch, protected)
+        return members | {self.bank: Member(pool([self.others, chosen]), plan)}
 
     def losses(self, home: Resident, adapter: Tensors) -> NDArray[np.float64]:
         """(M,) mean nats per answer token over each candidate's records, under ``adapter``."""
