@@ -105,8 +105,8 @@ class Bank:
         plan = self._participation.plan
         if request.plan_digest != self._plan_digest:
             raise UpdateError(
-                f"Expected a request under the plan that {self.name} agreed to ({self._plan_digest[:12]}), got one under "
-                f"{request.plan_digest[:12]!r}. Nothing was trained and nothing was sent."
+                f"Expected a request under the plan that {self.name} agreed to ({self._plan_digest[:12]}), got one "
+                f"under {request.plan_digest[:12]!r}. Nothing was trained and nothing was sent."
             )
         rounds = plan.sampling.num_steps // self._participation.settings.num_steps
         if not 1 <= request.round <= rounds:
