@@ -1,4 +1,7 @@
-"""Files that are either there whole or not there at all, whatever happens to the process."""
+"""Files that are either there whole or not there at all, whatever happens to the process or to the machine.
+
+``sync=False`` leaves out the machine: a killed process still loses nothing, a power cut may. For simulations, whose
+every round would otherwise wait for the disk."""
 
 import errno
 import fcntl
@@ -14,7 +17,7 @@ _SLOT = 256
 """Bytes of one of the two slots of a replaced record: less than a disk sector, so that a write is never torn."""
 
 
-def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+def write_atomic(path: Path, content: bytes, *, mode: int = 0o644, sync: bool = True) -> None:
     """Write ``content`` so that ``path`` holds the old bytes or the new ones, never a part.
 
     Temporary file in the same folder, fsync, rename, fsync of the folder (rename(2) is atomic on POSIX).
@@ -26,15 +29,17 @@ def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
             file.write(content)
             file.flush()
             os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    if sync:
+        sync_folder(path.parent)
 
 
-def append_durable(path: Path, line: bytes) -> None:
+def append_durable(path: Path, line: bytes, *, sync: bool = True) -> None:
     """Append one ``line`` (without its newline) and return only when it is on disk; a new file is its owner's only.
 
     A last line that a crash cut short (no newline) is dropped first: its writer never returned.
@@ -43,14 +48,14 @@ def append_durable(path: Path, line: bytes) -> None:
     is_new = not path.exists()
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
     try:
-        append_at(descriptor, complete_length(path.read_bytes()), line)
+        append_at(descriptor, complete_length(path.read_bytes()), line, sync=sync)
     finally:
         os.close(descriptor)
-    if is_new:
+    if is_new and sync:
         sync_folder(path.parent)
 
 
-def append_at(descriptor: int, length: int, line: bytes) -> None:
+def append_at(descriptor: int, length: int, line: bytes, *, sync: bool = True) -> None:
     """Cut the open file to ``length`` bytes, write ``line`` and a newline there and return when they are on disk.
 
     If the disk is full or fails, the file is cut to ``length`` again and the ``OSError`` goes on.
@@ -58,7 +63,8 @@ def append_at(descriptor: int, length: int, line: bytes) -> None:
     os.ftruncate(descriptor, length)
     try:
         _write_all(descriptor, line + b"\n", length)
-        os.fsync(descriptor)
+        if sync:
+            os.fsync(descriptor)
     except OSError:
         os.ftruncate(descriptor, length)
         raise
@@ -102,7 +108,7 @@ def open_locked(path: Path, *, write: bool, patience_s: float = 30.0) -> Iterato
         pause_s = min(2 * pause_s, 0.02)
 
 
-def write_record(path: Path, number: int, content: bytes) -> None:
+def write_record(path: Path, number: int, content: bytes, *, sync: bool = True) -> None:
     """Replace the record in ``path`` in place by record ``number`` (at most 190 bytes) and return when it is on disk.
 
     Records take turns between two slots with a checksum each: a torn write leaves the one before. The file has its
@@ -116,7 +122,8 @@ def write_record(path: Path, number: int, content: bytes) -> None:
         if os.fstat(descriptor).st_size < 2 * _SLOT:
             _write_all(descriptor, (b" " * (_SLOT - 1) + b"\n") * 2, 0)
         _write_all(descriptor, slot.ljust(_SLOT - 1) + b"\n", number % 2 * _SLOT)
-        os.fsync(descriptor)
+        if sync:
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

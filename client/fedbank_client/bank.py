@@ -47,6 +47,7 @@ class Bank:
     ``stream_for_round`` supplies the randomness of a round. A deployed bank passes one that returns
     ``RandomStream.secure()``; only code, never a configuration, can pass another. ``budget`` are the bank's own
     limits over all of its campaigns, which share one ledger in ``folder``; ``None``: only each campaign's plan counts.
+    ``sync=False``, which only code can pass as well, spares a simulation the waiting for its disk.
 
     The folder holds the ledger, its head, and of each campaign the last finished update, already noised. Nothing
     else that was computed from customers' records is ever written, whatever fails.
@@ -63,6 +64,7 @@ class Bank:
         stream_for_round: Callable[[int], RandomStream],
         device: torch.device,
         budget: Budget | None = None,
+        sync: bool = True,
     ) -> None:
         self.name = name
         self._participation = participation
@@ -72,7 +74,8 @@ class Bank:
         self._folder = folder
         self._stream_for_round = stream_for_round
         self._device = device
-        self._ledger = Ledger(folder / LEDGER, name, limit=budget)
+        self._sync = sync
+        self._ledger = Ledger(folder / LEDGER, name, limit=budget, sync=sync)
         self._books_agree = False
 
     @property
@@ -180,7 +183,7 @@ class Bank:
         """Keep the newest update only: the one before was committed, or this round would not have been asked for."""
         path = self._path(round_number)
         try:
-            write_atomic(path, update, mode=0o600)
+            write_atomic(path, update, mode=0o600, sync=self._sync)
         except OSError as error:
             raise RunError(
                 f"Expected to keep the finished update of round {round_number}, got: {error.strerror or error}. Free "

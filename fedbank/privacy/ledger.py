@@ -165,12 +165,14 @@ class Ledger:
 
     Any number of threads and processes may share the file: a charge is decided and written under its lock. The file
     is read and verified when it was changed by somebody else, else only compared with what was left behind.
+    ``sync=False`` is for simulations: a charge is then safe from a crash of the process, not of the machine.
     """
 
-    def __init__(self, path: Path, bank: str, *, limit: SpendingLimit | None = None) -> None:
+    def __init__(self, path: Path, bank: str, *, limit: SpendingLimit | None = None, sync: bool = True) -> None:
         self._path = path
         self._bank = bank
         self._limit = limit
+        self._sync = sync
         self._book = Book()
         self._seen: object = None
 
@@ -252,20 +254,21 @@ class Ledger:
         self._seen = None  # whatever fails from here on, the file is read again before it is trusted
         if not book.lines:
             self._append(descriptor, book, {"format": FORMAT, "bank": self._bank, "id": secrets.token_hex(16)})
-            sync_folder(self._path.parent)
+            if self._sync:
+                sync_folder(self._path.parent)
         dated = replace(charge, time=datetime.now(UTC).isoformat(timespec="seconds"))
         self._append(descriptor, book, {"previous": book.head, **asdict(dated)})
         self._seen = self._fingerprint(descriptor)
 
     def _append(self, descriptor: int, book: Book, record: dict[str, Any]) -> None:
         line = json.dumps(record, sort_keys=True).encode()
-        append_at(descriptor, book.length, line)
+        append_at(descriptor, book.length, line, sync=self._sync)
         book.add(line)
         self._write_head(book)
 
     def _write_head(self, book: Book) -> None:
         head = {"lines": book.lines, "hash": book.head}
-        write_record(_head_path(self._path), book.lines, json.dumps(head).encode())
+        write_record(_head_path(self._path), book.lines, json.dumps(head).encode(), sync=self._sync)
         book.counted = book.lines
 
     def _fingerprint(self, descriptor: int) -> object:

@@ -22,7 +22,10 @@ class RoundCheck:
     def __init__(self, model: AdaptedModel) -> None:
         """Refuse a model that could not train exactly the agreed adapter."""
         self._model = model
-        self._frozen = _fingerprints(check_trainable(model))
+        named = check_trainable(model)
+        self._frozen = _fingerprints(named)
+        # An address says whose storage it is only while that storage lives: a freed one is given out again.
+        self._storages = [tensor.untyped_storage() for tensor in named.values()]
 
     def passed(self, change: Mapping[str, NDArray[np.float32]], last_mean_P: Sequence[Tensor]) -> None:
         """``RunError`` unless every tensor that was given a step has moved and every frozen one has not."""

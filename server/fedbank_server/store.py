@@ -19,10 +19,14 @@ _PREFIXES = ("adapter", "first", "second")
 
 
 class CampaignStore:
-    """The newest committed ``GlobalState`` of one campaign, in one file that is replaced atomically."""
+    """The newest committed ``GlobalState`` of one campaign, in one file that is replaced atomically.
 
-    def __init__(self, path: Path) -> None:
+    ``sync=False`` is for simulations: a commit is then safe from a crash of the process, not of the machine.
+    """
+
+    def __init__(self, path: Path, *, sync: bool = True) -> None:
         self._path = path
+        self._sync = sync
 
     def save(self, state: GlobalState, costs: Mapping[str, float]) -> None:
         """Commit ``state`` with what its round cost: after a crash ``load`` returns it or the one before."""
@@ -30,7 +34,7 @@ class CampaignStore:
         for prefix, group in zip(_PREFIXES, (state.adapter, state.step.first, state.step.second), strict=True):
             tensors |= {f"{prefix}/{name}": np.ascontiguousarray(tensor) for name, tensor in group.items()}
         header = {"round": str(state.round), "digest": _digest(state.round, tensors), "costs": json.dumps(costs)}
-        write_atomic(self._path, save(tensors, metadata=header))
+        write_atomic(self._path, save(tensors, metadata=header), sync=self._sync)
 
     def costs(self) -> dict[str, float]:
         """What the last committed round cost; empty before the first."""

@@ -68,7 +68,9 @@ def timed_campaign(
     terms = make_terms(FEDERATED, home.config, home.model.spec, members)
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
-        campaign = Campaign(terms, CampaignStore(Path(folder) / "state.safetensors"), first_state(home), clock)
+        campaign = Campaign(
+            terms, CampaignStore(Path(folder) / "state.safetensors", sync=False), first_state(home), clock
+        )
         apps = (make_server_app(campaign), make_client_app(open_bank(settings, folder), raise_it))
         if engine is None:
             with side_by_side(home, len(members)) as executor:

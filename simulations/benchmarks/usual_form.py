@@ -39,6 +39,7 @@ class FreshModelBank:
             Path(self._folder) / "banks" / name,
             stream_for_round=lambda number: RandomStream.derived(0, name, number),
             device=base.device,
+            sync=False,
         )
 
     def _data(self, home: Resident, name: str) -> EncodedUnits:

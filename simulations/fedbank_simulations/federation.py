@@ -48,7 +48,7 @@ def _run(
     executor: Executor | None,
 ) -> GlobalState:
     folder = campaign_folder(output, campaign)
-    store = CampaignStore(folder / "state.safetensors")
+    store = CampaignStore(folder / "state.safetensors", sync=False)
     recorder = Recorder(home, campaign, folder, progress, executor)
     members = home.members(campaign)
     initial = first_state(home)

@@ -76,7 +76,7 @@ class Recorder:
             "epsilon": self._epsilons(round_number),
             "banks": {bank: asdict(value) for bank, value in scores.items()},
         }
-        append_durable(self._path, to_json(line).encode())
+        append_durable(self._path, to_json(line).encode(), sync=False)
         self._progress.round_done(self._campaign, line)
 
     def _public(self, adapter: Tensors) -> dict[str, Any] | None:

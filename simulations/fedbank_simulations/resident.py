@@ -96,7 +96,8 @@ class OpenSimulatedBank:
     """Finds the bank that a Flower node stands for: the nodes' numbers follow the order of the bank names.
 
     Small and picklable: Flower's Ray engine sends it along with every message. Noise comes from streams derived
-    from the simulation's seed, so that an interrupted run repeats itself exactly; a deployed bank has no such path.
+    from the simulation's seed, so that an interrupted run repeats itself exactly, and its files are not synced: after a power cut
+    a simulation may have to be run again. A deployed bank has no path to either.
     """
 
     settings: str
@@ -123,4 +124,5 @@ class OpenSimulatedBank:
             bank_folder(Path(self.folder), name),
             stream_for_round=lambda number: RandomStream.derived(seed, campaign, name, number),
             device=home.base.device,
+            sync=False,
         )

@@ -1,6 +1,7 @@
 """A bank's side of a round: what it refuses, when it charges, what leaves, and what a crash costs."""
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -55,6 +56,7 @@ def open_bank(
         campaign: str = "spring",
         budget: Budget | None = None,
         rate: float = 0.05,
+        **options: Any,
     ) -> tuple[Bank, Ledger]:
         participation = Participation(campaign, plan, LocalSettings(STEPS, rate))
         bank = Bank(
@@ -66,6 +68,7 @@ def open_bank(
             stream_for_round=streams,
             device=torch.device("cpu"),
             budget=budget,
+            **options,
         )
         return bank, Ledger(tmp_path / "ledger.jsonl", "bank-a")
 
@@ -115,6 +118,27 @@ def test_asking_twice_gives_the_same_bytes_and_one_charge(
         bank, ledger = open_bank(streams)
     assert bank.train(_request(model)).to_bytes() == first
     assert len(ledger.charges()) == 1
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_charge_and_finished_update_are_on_disk_before_the_update_is_returned(
+    open_bank: Any, model: AdaptedModel, monkeypatch: pytest.MonkeyPatch, sync: bool
+) -> None:
+    """In this order, and by default; a simulation may leave the disk to the kernel."""
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    bank, _ = open_bank() if sync else open_bank(sync=False)
+    bank.train(_request(model))
+    files = [name for name in synced if "." in name]
+    assert [name.rpartition(".")[0] for name in files[:-1]] == ["ledger"] * (4 if sync else 0)
+    assert bool(files) == sync
+    assert synced[-1:] == (["finished"] if sync else [])
 
 
 REFUSED = {

@@ -249,10 +249,10 @@ def test_a_line_that_the_head_does_not_count_yet_is_spent(path: Path, monkeypatc
     real = module.write_record
     for number in (2, 3, 4):
 
-        def die(head: Path, lines: int, content: bytes, at: int = number + 1) -> None:
+        def die(head: Path, lines: int, content: bytes, *, sync: bool, at: int = number + 1) -> None:
             if lines == at:
                 raise Killed
-            real(head, lines, content)
+            real(head, lines, content, sync=sync)
 
         with monkeypatch.context() as patch, pytest.raises(Killed):
             patch.setattr(module, "write_record", die)

@@ -92,7 +92,16 @@ def _replace(parameter: nn.Parameter) -> None:
     parameter.data = parameter.data.clone()
 
 
-@pytest.mark.parametrize("change", [_write, _replace])
+def _replace_at_the_same_address(parameter: nn.Parameter) -> None:
+    """As often as the allocator needs to give the first storage out again, if it was freed."""
+    address = parameter.data_ptr()
+    for _ in range(100):
+        _replace(parameter)
+        if parameter.data_ptr() == address:
+            return
+
+
+@pytest.mark.parametrize("change", [_write, _replace, _replace_at_the_same_address])
 def test_a_write_to_a_frozen_weight_stops_the_round(
     make_model: MakeModel, data: EncodedUnits, change: Callable[[nn.Parameter], None]
 ) -> None:
