@@ -96,8 +96,8 @@ class OpenSimulatedBank:
     """Finds the bank that a Flower node stands for: the nodes' numbers follow the order of the bank names.
 
     Small and picklable: Flower's Ray engine sends it along with every message. Noise comes from streams derived
-    from the simulation's seed, so that an interrupted run repeats itself exactly, and its files are not synced: after a power cut
-    a simulation may have to be run again. A deployed bank has no path to either.
+    from the simulation's seed, so that an interrupted run repeats itself exactly, and its files are not synced: after
+    a power cut a simulation may have to be run again. A deployed bank has no path to either.
     """
 
     settings: str
