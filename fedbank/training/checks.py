@@ -1,11 +1,11 @@
 """What must hold after a bank's round: the agreed adapter moved, and nothing else did."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, UntypedStorage
 
 from fedbank.adapter.lora import AdaptedModel
 from fedbank.errors import RunError
@@ -22,10 +22,7 @@ class RoundCheck:
     def __init__(self, model: AdaptedModel) -> None:
         """Refuse a model that could not train exactly the agreed adapter."""
         self._model = model
-        named = check_trainable(model)
-        self._frozen = _fingerprints(named)
-        # An address says whose storage it is only while that storage lives: a freed one is given out again.
-        self._storages = [tensor.untyped_storage() for tensor in named.values()]
+        self._frozen = {name: _Mark.of(tensor) for name, tensor in _frozen(check_trainable(model)).items()}
 
     def passed(self, change: Mapping[str, NDArray[np.float32]], last_mean_P: Sequence[Tensor]) -> None:
         """``RunError`` unless every tensor that was given a step has moved and every frozen one has not."""
@@ -36,9 +33,11 @@ class RoundCheck:
                     f"Expected training to move the adapter, got no change of {name}. The adapter is not attached to "
                     "the model that runs, or the learning rate is too small to change it; nothing was sent."
                 )
-        found = _fingerprints(named)
-        if found != self._frozen:
-            changed = sorted(name for name, mark in found.items() if self._frozen.get(name) != mark)
+        frozen = _frozen(named)
+        changed = sorted(
+            name for name, mark in self._frozen.items() if name not in frozen or mark.differs(frozen[name])
+        )
+        if changed or len(frozen) != len(self._frozen):
             raise RunError(
                 f"Expected the base model to stay as it is, got a change of {changed[0] if changed else 'its parts'}. "
                 "Load it again; nothing was sent."
@@ -50,6 +49,23 @@ class RoundCheck:
             )
 
 
-def _fingerprints(named: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """Storage and number of in-place writes of every tensor that is not trained."""
-    return {name: (tensor.data_ptr(), tensor._version) for name, tensor in named.items() if not tensor.requires_grad}
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """What a frozen tensor's values lay in, and how often they had been written to in place.
+
+    The storage itself, not its address: a freed address is given out again.
+    """
+
+    storage: UntypedStorage
+    writes: int
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "_Mark":
+        return cls(tensor.untyped_storage(), tensor._version)
+
+    def differs(self, tensor: Tensor) -> bool:
+        return tensor.untyped_storage() is not self.storage or tensor._version != self.writes
+
+
+def _frozen(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in named.items() if not tensor.requires_grad}

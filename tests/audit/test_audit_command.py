@@ -74,6 +74,8 @@ def test_mechanism_prints_one_object(capsys, tmp_path):
         ["canary", "privacy=off", "--against", "off"],
         ["canary", "--bank", "nobody"],
         ["canary", "simulation.backend=ray"],
+        ["canary", "privacy.unit=record"],
+        ["mia", "privacy.unit=record"],
         ["mia", "--shadows", "3"],
         ["mia", "--run", "/nowhere"],
     ],

@@ -88,6 +88,7 @@ def audit_finished_run(run: Path, attack: Attack, shadows: int, output: Path, co
     """Guess who took part in a finished run, from its final adapter; its folder is only read."""
     settings = open_run(run)
     home = resident(settings)
+    _check_unit(home.config)
     state = CampaignStore(run / "state.safetensors").load(home.model.spec)
     if state is None or state.round < home.config.training.rounds:
         raise RunError(f"Expected {run} to hold a finished run, got one that has not ended. Resume it first.")
@@ -136,8 +137,18 @@ def _guess(
 def _open(config: SimulateConfig) -> tuple[Resident, str]:
     if config.simulation.backend != "inline" or config.resume is not None:
         raise ConfigError("Expected a new run with simulation.backend=inline, got another. Audits cannot resume.")
+    _check_unit(config)
     settings = to_yaml(config)
     return resident(settings), settings
+
+
+def _check_unit(config: SimulateConfig) -> None:
+    """What these attacks move in and out is a whole customer: a claim about single records is another one."""
+    if config.privacy.enabled and config.privacy.unit != "customer":
+        raise ConfigError(
+            f"Expected privacy.unit=customer, whose claim this attack can test, got {config.privacy.unit}. "
+            "fedbank audit mechanism and gradient test plans of either unit."
+        )
 
 
 def _train(
