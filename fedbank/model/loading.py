@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fedbank.errors import ModelError
+from fedbank.model.folder import tiny_folder
 
 _ARCHITECTURES = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -136,7 +136,7 @@ def _locate(spec: ModelSpec) -> tuple[Path | str, dict[str, Any]]:
         return Path(spec.path), {"local_files_only": True}
     if spec.identifier is not None:
         return spec.identifier, {"revision": spec.revision}
-    return Path(str(files("fedbank") / "assets" / "tiny_qwen3")), {"local_files_only": True}
+    return tiny_folder(), {"local_files_only": True}
 
 
 def _check_complete(source: Path | str, report: dict[str, Any]) -> None:
