@@ -1,10 +1,22 @@
 """Every choice in conf/ composes, is complete, and survives being written and read again."""
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fedbank.config import config_dir, expand_sweep, load_simulate, parse_simulate, to_yaml
+from fedbank.config import (
+    config_dir,
+    expand_sweep,
+    load_campaign,
+    load_client,
+    load_simulate,
+    parse_simulate,
+    parse_terms,
+    to_yaml,
+)
+from fedbank.errors import ConfigError
 
 CHOICES = sorted(f"{path.parent.name}={path.stem}" for path in config_dir().glob("*/*.yaml"))
 NEEDS = {"data=jsonl": ["data.path=x"], "data=csv": ["data.path=x"], "data=ask_cfpb": ["data.path=x"]}
@@ -59,3 +71,53 @@ def test_a_sweep_is_the_product_of_its_values(overrides: list[str], expected: li
 @pytest.mark.parametrize("path", ["runs/a=b,c", "my runs/(1)", "it's", "D:\\new", "{x}[y]", "a#b"])
 def test_paths_are_taken_as_they_stand(path: str) -> None:
     assert load_simulate([f"output={path}"]).output == path
+
+
+def _terms() -> dict[str, Any]:
+    config = load_campaign([])
+    return {
+        **{name: asdict(getattr(config, name)) for name in ("adapter", "privacy", "training", "aggregation")},
+        "max_length": 64,
+        "seed": 0,
+    }
+
+
+def test_every_command_has_settings_of_its_own() -> None:
+    assert load_campaign(["name=spring", "privacy.epsilon=3"]).privacy.epsilon == 3
+    assert load_client(["data=csv", "data.path=my file.csv"]).data.path == "my file.csv"
+    with pytest.raises(ConfigError, match=r"Did you mean 'deadline.floor_s'\? See fedbank server run --help"):
+        load_campaign(["deadline.flor_s=3"])
+
+
+def test_terms_that_another_party_sent_are_read_as_written() -> None:
+    terms = parse_terms(_terms())
+    assert (terms.privacy.epsilon, terms.training.rounds, terms.max_length) == (8.0, 12, 64)
+
+
+@pytest.mark.parametrize(
+    ("section", "setting", "value"),
+    [
+        ("adapter", "rank", "${oc.env:HOME}"),
+        ("adapter", "rank", 10**9),
+        ("adapter", "rank", None),
+        ("privacy", "epsilon", -1.0),
+        ("privacy", "epsilon", None),
+        ("privacy", "epsilon", float("inf")),
+        ("privacy", "unit", "nobody"),
+        ("training", "learning_rate", float("nan")),
+        ("training", "rounds", "many"),
+        ("training", "_target_", "os.system"),
+        ("aggregation", "rule", "max"),
+    ],
+)
+def test_terms_that_hold_anything_else_are_refused(section: str, setting: str, value: object) -> None:
+    terms = _terms()
+    terms[section][setting] = value
+    with pytest.raises(ConfigError, match="Expected"):
+        parse_terms(terms)
+
+
+@pytest.mark.parametrize("terms", [None, [], {}, "all", {"adapter": {}}, {**_terms(), "more": 1}])
+def test_what_is_no_terms_at_all_is_refused(terms: object) -> None:
+    with pytest.raises(ConfigError, match="Expected"):
+        parse_terms(terms)

@@ -17,7 +17,14 @@ from fedbank.errors import ModelError
 _MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The adaptable layers of a Qwen block, in the order in which they run."""
 _WEIGHT = re.compile(r"(model\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+))\.weight")
-_CONFIGURATION = ("config.json", "tokenizer.json", "vocab.json", "merges.txt")
+_CONFIGURATION = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
 """Beside the weights, what decides what the model computes from a text."""
 _MAX_HEADER_BYTES = 64 << 20
 

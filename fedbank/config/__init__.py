@@ -1,0 +1,31 @@
+"""Settings: from ``conf/`` and the command line to checked values.
+
+A configuration holds names and numbers, never code to call.
+"""
+
+from fedbank.config.compose import (
+    config_dir,
+    expand_sweep,
+    load_campaign,
+    load_client,
+    load_simulate,
+    parse_simulate,
+    parse_terms,
+    to_yaml,
+)
+from fedbank.config.schema import CampaignConfig, ClientConfig, SimulateConfig, TermsConfig
+
+__all__ = [
+    "CampaignConfig",
+    "ClientConfig",
+    "SimulateConfig",
+    "TermsConfig",
+    "config_dir",
+    "expand_sweep",
+    "load_campaign",
+    "load_client",
+    "load_simulate",
+    "parse_simulate",
+    "parse_terms",
+    "to_yaml",
+]
