@@ -1,0 +1,146 @@
+"""How a campaign begins: what the coordinator proposes, and what a bank answers when its policy allows it.
+
+Both travel in signed envelopes. Neither knows the network, a model or a plan: no torch.
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fedbank.adapter.state import AdapterSpec
+from fedbank.aggregation.rules import RULES
+from fedbank.aggregation.server_step import ServerStep
+from fedbank.config import CampaignConfig, TermsConfig, parse_terms
+from fedbank.errors import ConfigError, UpdateError
+from fedbank.model.folder import adapter_spec
+
+PROPOSAL, ACCEPTANCE = "proposal", "acceptance"
+"""The kinds of envelopes."""
+MAX_BYTES = 64 * 1024
+"""Of either, so that nothing large is ever parsed."""
+_FORMAT = "fedbank-proposal/1"
+_OWN = ("micro_batch", "per_example")
+"""Training settings that cannot change the result: every bank's own business."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A campaign as the coordinator proposes it to all banks alike; nothing in it is about a single bank.
+
+    ``base_digest`` is that of the base model (``fedbank.model.folder.base_digest``). ``campaign`` is its name with the
+    digest of everything else: other terms are another campaign, so nobody can change them on the way.
+    """
+
+    consortium: str
+    name: str
+    base_digest: str
+    terms: TermsConfig
+
+    @classmethod
+    def of(cls, consortium: str, base_digest: str, config: CampaignConfig) -> "Proposal":
+        """The proposal that the coordinator's settings make."""
+        terms = TermsConfig(
+            config.adapter, config.privacy, config.training, config.aggregation, config.model.max_length, config.seed
+        )
+        return cls(consortium, config.name, base_digest, terms)
+
+    @property
+    def campaign(self) -> str:
+        """The campaign's identifier, the same for all parties."""
+        return f"{self.name}-{hashlib.sha256(self.to_bytes()).hexdigest()[:16]}"
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON: equal proposals are equal bytes."""
+        terms = asdict(self.terms)
+        for setting in _OWN:
+            del terms["training"][setting]
+        fields = {"consortium": self.consortium, "name": self.name, "base_digest": self.base_digest}
+        return _canonical({"format": _FORMAT, **fields, "terms": terms})
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "Proposal":
+        """A proposal from outside, its terms held to the rules of ``conf/``.
+
+        Raises:
+            UpdateError: it is no proposal.
+            ConfigError: its terms are out of range.
+        """
+        fields = _fields(content, _FORMAT, {"consortium": str, "name": str, "base_digest": str, "terms": dict})
+        training = fields["terms"].get("training")
+        if not isinstance(training, dict) or any(setting in training for setting in _OWN):
+            raise UpdateError("Expected the terms of a campaign, got none about training. Nothing was used.")
+        own = asdict(TermsConfig())["training"]
+        fields["terms"]["training"] = training | {setting: own[setting] for setting in _OWN}
+        return cls(fields["consortium"], fields["name"], fields["base_digest"], parse_terms(fields["terms"]))
+
+    def adapter_spec(self, base_folder: Path) -> AdapterSpec:
+        """The adapter that is trained, of the base model in ``base_folder``."""
+        adapter = self.terms.adapter
+        return adapter_spec(
+            base_folder,
+            adapter.rank,
+            adapter.alpha,
+            tuple(adapter.target_modules),
+            RULES[self.terms.aggregation.rule],
+            adapter.last_layers,
+        )
+
+    def server_step(self) -> ServerStep:
+        """The coordinator's optimizer."""
+        rules = self.terms.aggregation
+        return ServerStep(rules.server_step, rules.learning_rate, rules.beta1, rules.beta2, rules.tau)
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """A bank's consent to ``campaign``, with what it discloses: its plan and its declared (rounded) size.
+
+    ``plan`` is the plan's file (JSON text of public values) for people and records; what counts is ``plan_digest``.
+    ``epsilon`` is what the whole campaign costs its customers, ``None`` without privacy.
+    """
+
+    bank: str
+    campaign: str
+    plan_digest: str
+    plan: str
+    declared_size: int
+    epsilon: float | None
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON."""
+        return _canonical({"format": _FORMAT, **asdict(self)})
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "Acceptance":
+        """An acceptance from outside; ``UpdateError`` if it is none."""
+        texts = dict.fromkeys(("bank", "campaign", "plan_digest", "plan"), str)
+        fields = _fields(content, _FORMAT, {**texts, "declared_size": int, "epsilon": (float, type(None))})
+        if fields["declared_size"] < 1:
+            raise UpdateError(f"Expected a bank with customers, got {fields['declared_size']}. Nothing was used.")
+        if fields["epsilon"] is not None and not 0 < fields["epsilon"] < math.inf:
+            raise UpdateError(f"Expected a positive epsilon, got {fields['epsilon']}. Nothing was used.")
+        return cls(**fields)
+
+
+def _canonical(fields: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    except ValueError as error:
+        raise ConfigError("Expected finite numbers as the terms of a campaign, got infinity or NaN.") from error
+
+
+def _fields(content: bytes, form: str, types: dict[str, Any]) -> dict[str, Any]:
+    """Exactly these fields of exactly these types."""
+    try:
+        fields = json.loads(content) if len(content) <= MAX_BYTES else None
+    except (ValueError, RecursionError):
+        fields = None
+    if not isinstance(fields, dict) or fields.pop("format", None) != form or fields.keys() != types.keys():
+        raise UpdateError(f"Expected {form} with the fields {sorted(types)}, got something else. Nothing was used.")
+    for name, expected in types.items():
+        if type(fields[name]) not in (expected if isinstance(expected, tuple) else (expected,)):
+            raise UpdateError(f"Expected another type of value as {name}, got {fields[name]!r:.80}. Nothing was used.")
+    return fields
