@@ -1,0 +1,133 @@
+"""A bank's commands around membership: init, join, leave, policy show and check, doctor."""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fedbank.errors import ConfigError
+from fedbank.membership.documents import Invitation
+from fedbank.membership.folders import read_document
+from fedbank.membership.terms import BANK, BANK_MEANING
+from fedbank_client.enrolment import enrol, join, leave
+from fedbank_client.home import find_home
+from fedbank_client.policy import CampaignOffer, PolicyError, read_policy
+
+
+def init_command(words: Sequence[str]) -> int:
+    """``fedbank client init DIR --bank NAME --invitation FILE``"""
+    parser = argparse.ArgumentParser(
+        prog="fedbank client init",
+        description="Make a bank's folder: its own keys, which never leave it, a careful policy.yaml to edit, and "
+        "request.json to send to the coordinator.",
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a folder that does not exist yet")
+    parser.add_argument("--bank", required=True, help="this bank's name, as in the invitation")
+    parser.add_argument("--invitation", type=Path, required=True, metavar="FILE", help="from the coordinator")
+    chosen = parser.parse_args(list(words))
+    if not re.fullmatch(BANK, chosen.bank):
+        raise ConfigError(f"Expected {BANK_MEANING}, got {chosen.bank!r:.80}. See the invitation's letter.")
+    invitation = Invitation.read(read_document(chosen.invitation))
+    home, request = enrol(chosen.folder, chosen.bank, invitation, _now())
+    _say(
+        f"Made the folder of {home.bank} in {home.folder}. Compare with the coordinator over a second channel:\n"
+        f"  its key              {home.coordinator_key.hex()}\n"
+        f"  your signing key     {request.signing_key.hex()}\n"
+        f"Next: send {home.request} to the coordinator, edit {home.policy}, and delete the invitation. With the\n"
+        f"package that comes back: fedbank client join --dir {home.folder} PACKAGE"
+    )
+    return 0
+
+
+def join_command(words: Sequence[str]) -> int:
+    """``fedbank client join PACKAGE``"""
+    parser = argparse.ArgumentParser(
+        prog="fedbank client join",
+        description="Check the coordinator's join package against the invitation and this bank's own keys; keep it.",
+    )
+    parser.add_argument("package", type=Path, metavar="PACKAGE", help="from the coordinator")
+    _add_folder(parser)
+    chosen = parser.parse_args(list(words))
+    home = find_home(chosen.dir)
+    join(home, read_document(chosen.package), _now())
+    _say(f"{home.bank} is a member of {home.consortium}, with {', '.join(home.read_roster().active())}.")
+    return 0
+
+
+def leave_command(words: Sequence[str]) -> int:
+    """``fedbank client leave``"""
+    parser = argparse.ArgumentParser(
+        prog="fedbank client leave",
+        description="Leave the consortium: write a signed notice for the coordinator and remove what this bank "
+        "connects with. Ledger, evidence and policy stay.",
+    )
+    _add_folder(parser)
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    chosen = parser.parse_args(list(words))
+    home = find_home(chosen.dir)
+    if not chosen.yes:
+        sys.stdout.write(f"{home.bank} leaves {home.consortium}: its TLS and node keys are removed. Type its name: ")
+        sys.stdout.flush()
+        if sys.stdin.readline().strip() != home.bank:
+            _say("Nothing was changed.")
+            return 2
+    notice = leave(home, _now())
+    _say(f"{home.bank} has left. Send {notice} to the coordinator, who then runs: fedbank server revoke {home.bank}")
+    return 0
+
+
+def policy_command(words: Sequence[str]) -> int:
+    """``fedbank client policy show|check``"""
+    parser = argparse.ArgumentParser(
+        prog="fedbank client policy",
+        description="Show what this bank agrees to, or check the file and, with --offer, whether a campaign fits.",
+    )
+    parser.add_argument("action", choices=("show", "check"))
+    _add_folder(parser)
+    parser.add_argument("--offer", type=Path, metavar="FILE.json", help="check: a campaign's offer")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    chosen = parser.parse_args(list(words))
+    if chosen.offer is not None and chosen.action == "show":
+        parser.error("--offer belongs to check")
+    home = find_home(chosen.dir)
+    policy = read_policy(home.policy)
+    refusal = None
+    if chosen.offer is not None:
+        try:
+            policy.check(CampaignOffer.from_json(read_document(chosen.offer)), _now())
+        except PolicyError as error:
+            refusal = str(error)
+    if chosen.json:
+        _print_json({"policy": policy.to_dict(), "warnings": policy.warnings(), "refusal": refusal})
+    elif chosen.action == "show":
+        _say("\n".join(f"{name}: {_plain(value)}" for name, value in policy.to_dict().items()))
+    else:
+        for warning in policy.warnings():
+            _say(f"warn  {warning}")
+        fits = "" if chosen.offer is None else " The campaign fits." if refusal is None else f"\nfail  {refusal}"
+        _say(f"ok    {home.policy} is understood.{fits}")
+    return 0 if refusal is None else 2
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _add_folder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dir", type=Path, metavar="DIR", help="default: FEDBANK_HOME, or the current folder")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -1,0 +1,91 @@
+"""The terms of a consortium: what every member agrees to on joining. Public values only."""
+
+import json
+from dataclasses import asdict, dataclass
+
+from fedbank.errors import ConfigError
+from fedbank.membership.settings import Settings
+
+NAME = r"[A-Za-z0-9](?:[A-Za-z0-9 ._-]{0,61}[A-Za-z0-9])?"
+"""A consortium's name: at most 63 letters, digits, spaces, dots, hyphens and underscores."""
+BANK = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+"""A bank's name is a DNS label (RFC 1123, 2.1): it becomes a folder, a file name and a certificate's name."""
+BANK_MEANING = "a name of at most 63 of a-z, 0-9 and hyphens, such as bank-a"
+DIGEST = r"[0-9a-f]{64}"
+ADDRESS = r"(?:[A-Za-z0-9.-]{1,253}|\[[0-9a-fA-F:.]{2,45}\]):[1-9][0-9]{0,4}"
+_MOST_BANKS = 50
+TERMS = ("quorum", "deadline", "base_model_digest", "release_threshold", "plan")
+_DEADLINE_KEYS = ("factor", "floor_s", "ceiling_s")
+_PLAN_KEYS = ("target_epsilon", "delta", "unit")
+
+
+@dataclass(frozen=True, slots=True)
+class DeadlineRule:
+    """A round may take ``factor`` times the measured time of its steps, from ``floor_s`` to ``ceiling_s`` seconds."""
+
+    factor: float
+    floor_s: float
+    ceiling_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class PlanTerms:
+    """Privacy that every campaign aims at; ``None``: each campaign says so itself."""
+
+    target_epsilon: float | None = None
+    delta: float | None = None
+    unit: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What holds for every campaign.
+
+    ``quorum``: updates without which a round changes nothing. ``base_model_digest``: SHA-256 of the one base model,
+    ``None``: campaigns choose. ``release_threshold``: banks whose signatures a release needs, ``None``: more than half.
+    """
+
+    quorum: int
+    deadline: DeadlineRule
+    base_model_digest: str | None = None
+    release_threshold: int | None = None
+    plan: PlanTerms = PlanTerms()
+
+    @classmethod
+    def from_settings(cls, values: Settings) -> "Terms":
+        """Read from a part of consortium.yaml or of a join package.
+
+        Raises:
+            ConfigError: names the file and the key.
+        """
+        rule = values.section("deadline", _DEADLINE_KEYS)
+        deadline = DeadlineRule(rule.number("factor"), rule.number("floor_s"), rule.number("ceiling_s"))
+        if deadline.floor_s > deadline.ceiling_s:
+            raise ConfigError(
+                f"Expected deadline.floor_s to be at most deadline.ceiling_s, got {deadline.floor_s:g} and "
+                f"{deadline.ceiling_s:g}."
+            )
+        return cls(
+            values.integer("quorum", low=1, high=_MOST_BANKS),
+            deadline,
+            values.text("base_model_digest", DIGEST, "64 hex digits") if values.given("base_model_digest") else None,
+            values.integer("release_threshold", low=1, high=_MOST_BANKS) if values.given("release_threshold") else None,
+            _plan(values.section("plan", _PLAN_KEYS)) if values.given("plan") else PlanTerms(),
+        )
+
+    def dumps(self) -> str:
+        """JSON under the names of consortium.yaml."""
+        return json.dumps(asdict(self), allow_nan=False)
+
+    @classmethod
+    def loads(cls, content: bytes, where: str) -> "Terms":
+        """The inverse of ``dumps``; ``where`` names the source in errors."""
+        return cls.from_settings(Settings.parse(content, where, TERMS))
+
+
+def _plan(values: Settings) -> PlanTerms:
+    return PlanTerms(
+        values.number("target_epsilon") if values.given("target_epsilon") else None,
+        values.number("delta", below=1) if values.given("delta") else None,
+        values.choice("unit", ("customer", "record")) if values.given("unit") else None,
+    )

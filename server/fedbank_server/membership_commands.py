@@ -1,0 +1,240 @@
+"""The coordinator's commands around membership: init, invite, admit, members, revoke, backup, restore, doctor."""
+
+import argparse
+import getpass
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fedbank.certificates import CertificateError, read_private
+from fedbank.durable import write_atomic
+from fedbank.errors import ConfigError, RunError
+from fedbank.membership.folders import locked, read_document, utc
+from fedbank.membership.terms import BANK, BANK_MEANING
+from fedbank.sealing.keys import SigningKey
+from fedbank.sealing.roster import COORDINATOR, Roster
+from fedbank_server.authority import DEFAULT_HOSTS, DEFAULT_PORT, create_consortium, load_authority
+from fedbank_server.consortium import Files, find_folder, read_consortium
+from fedbank_server.invitations import invite, read_invitations
+from fedbank_server.members import active_members, admit, expiry_of, revoke
+
+
+def init_command(words: Sequence[str]) -> int:
+    """``fedbank server init DIR --name NAME``"""
+    parser = argparse.ArgumentParser(
+        prog="fedbank server init",
+        description="Make the folder of a new consortium: authority, certificates, keys, an empty roster, and "
+        "consortium.yaml to edit.",
+        epilog="A passphrase encrypts the authority's key, which only fedbank server admit needs. Draw it at random.",
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a folder that does not exist yet")
+    parser.add_argument("--name", required=True, help="the consortium's name")
+    parser.add_argument(
+        "--host", action="append", help="where banks reach the server, name or IP; several (default: this machine only)"
+    )
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help=f"for banks (default: {DEFAULT_PORT})")
+    _add_passphrase(parser)
+    chosen = parser.parse_args(list(words))
+    hosts = tuple(dict.fromkeys(chosen.host or DEFAULT_HOSTS))
+    create_consortium(
+        chosen.folder, chosen.name, _now(), hosts=hosts, port=chosen.port, passphrase=_passphrase(chosen, new=True)
+    )
+    _say(
+        f"Made the consortium {chosen.name} in {chosen.folder}, reached at {', '.join(hosts)}, port {chosen.port}.\n"
+        f"The coordinator's key is {Files(chosen.folder).public_key().hex()}\n"
+        f"Tell it to every bank over a second channel. Next: edit {Files(chosen.folder).settings}, then\n"
+        f"  fedbank server invite --dir {chosen.folder} --bank BANK -o FILE"
+    )
+    return 0
+
+
+def invite_command(words: Sequence[str]) -> int:
+    """``fedbank server invite --bank NAME -o FILE``"""
+    parser = argparse.ArgumentParser(
+        prog="fedbank server invite",
+        description="Write a one-time invitation for a bank. Whoever has the file can join in that bank's name: send "
+        "it in confidence.",
+    )
+    _add_folder(parser)
+    parser.add_argument("--bank", required=True, help=BANK_MEANING)
+    parser.add_argument("--valid-hours", type=float, default=24.0, metavar="H", help="default: 24")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the invitation's file")
+    chosen = parser.parse_args(list(words))
+    folder = find_folder(chosen.dir)
+    bank = _bank(chosen.bank)
+    if not 0 < chosen.valid_hours <= 24 * 30:
+        raise ConfigError(f"Expected --valid-hours above 0 and at most 720, got {chosen.valid_hours}. 24 is usual.")
+    files, consortium = Files(folder), read_consortium(folder)
+    _refuse_file(chosen.output)
+    with locked(folder):
+        if bank in active_members(folder).active():
+            raise RunError(f"Expected a bank that is no member yet, got {bank}. See fedbank server members.")
+        coordinator = SigningKey.load(files.coordinator_key)
+        invitation = invite(files, consortium, bank, _now(), valid=timedelta(hours=chosen.valid_hours))
+    write_atomic(chosen.output, invitation.write(coordinator), mode=0o600)
+    _say(
+        f"Wrote the invitation for {bank} to {chosen.output}, valid until {utc(invitation.expires)}. Send it in "
+        "confidence.\n"
+        f"The bank must see this coordinator key, compared over a second channel:\n  {coordinator.public.hex()}"
+    )
+    return 0
+
+
+def admit_command(words: Sequence[str]) -> int:
+    """``fedbank server admit REQUEST``"""
+    parser = argparse.ArgumentParser(
+        prog="fedbank server admit",
+        description="Check a bank's join request, issue its certificate, add it to the roster and write the join "
+        "package to send back. The same request again writes the same membership again.",
+    )
+    parser.add_argument("request", type=Path, metavar="REQUEST", help="the bank's request.json")
+    _add_folder(parser)
+    parser.add_argument("-o", "--output", type=Path, metavar="PACKAGE", help="default: BANK.package.json")
+    _add_passphrase(parser)
+    chosen = parser.parse_args(list(words))
+    folder = find_folder(chosen.dir)
+    content = read_document(chosen.request)
+    if chosen.output is not None:
+        _refuse_file(chosen.output)
+    request, package = admit(folder, content, lambda: load_authority(Files(folder), _passphrase(chosen)), _now())
+    output = chosen.output or Path(f"{request.bank}.package.json")
+    write_atomic(output, package)
+    _say(
+        f"{request.bank} is a member. Wrote its join package to {output}: send it back.\n"
+        f"Compare the bank's signing key with it over a second channel:\n  {request.signing_key.hex()}"
+    )
+    return 0
+
+
+def members_command(words: Sequence[str]) -> int:
+    """``fedbank server members``"""
+    parser = argparse.ArgumentParser(
+        prog="fedbank server members", description="Members, revoked members and open invitations."
+    )
+    _add_folder(parser)
+    _add_json(parser)
+    chosen = parser.parse_args(list(words))
+    folder = find_folder(chosen.dir)
+    shown = _statement(Files(folder), active_members(folder), _now())
+    if chosen.json:
+        _print_json(shown)
+        return 0
+    table = Table(title=f"{shown['consortium']}, roster {shown['sequence']}")
+    for column in ("bank", "state", "since", "certificate until", "signing key"):
+        table.add_column(column, overflow="fold")
+    for row in shown["members"]:
+        since, expires = row["revoked"] or row["joined"], row["certificate_expires"] or ""
+        table.add_row(row["bank"], row["state"], since[:16], expires[:10], row["signing_key"][:16])
+    for row in shown["invitations"]:
+        table.add_row(row["bank"], "invited", row["issued"][:16], f"to join: {row['expires'][:16]}", "")
+    Console().print(table, markup=False)
+    return 0
+
+
+def revoke_command(words: Sequence[str]) -> int:
+    """``fedbank server revoke BANK``"""
+    parser = argparse.ArgumentParser(
+        prog="fedbank server revoke",
+        description="End a bank's membership at once: listeners refuse it within seconds, running campaigns included.",
+    )
+    parser.add_argument("bank", metavar="BANK")
+    _add_folder(parser)
+    parser.add_argument("--reason", default="", help="goes into the journal")
+    chosen = parser.parse_args(list(words))
+    folder = find_folder(chosen.dir)
+    member = revoke(folder, chosen.bank, _now(), reason=chosen.reason[:500])
+    _say(f"{member.bank} is no member since {member.revoked}. Roster {active_members(folder).sequence}.")
+    return 0
+
+
+def _statement(files: Files, roster: Roster, now: datetime) -> dict[str, Any]:
+    members = []
+    for member in roster.members.values():
+        expires = expiry_of(files, member.bank)
+        members.append(
+            {
+                "bank": member.bank,
+                "state": "active" if member.revoked is None else "revoked",
+                "joined": member.joined,
+                "revoked": member.revoked,
+                "signing_key": member.signing_key.hex(),
+                "certificate_sha256": member.certificate_sha256,
+                "certificate_expires": None if expires is None else utc(expires),
+            }
+        )
+    still_open = [
+        {name: value for name, value in asdict(given).items() if name in ("bank", "issued", "expires")}
+        for given in read_invitations(files)
+        if given.used is None and given.withdrawn is None and datetime.fromisoformat(given.expires) > now
+    ]
+    return {
+        "consortium": roster.consortium,
+        "sequence": roster.sequence,
+        "roster": roster.digest(),
+        "coordinator_key": roster.coordinator_key.hex(),
+        "members": members,
+        "invitations": still_open,
+    }
+
+
+def _bank(name: str) -> str:
+    if not re.fullmatch(BANK, name) or name == COORDINATOR:
+        raise ConfigError(f"Expected {BANK_MEANING}, got {name!r:.80}. Choose another.")
+    return name
+
+
+def _refuse_file(path: Path) -> None:
+    """Output files are never overwritten, and are tried before anything changes."""
+    if path.exists():
+        raise RunError(f"Expected a new file, got {path}, which exists. Choose another; nothing was changed.")
+    if not path.absolute().parent.is_dir():
+        raise RunError(f"Expected {path} in a folder that exists, got none. Make it first; nothing was changed.")
+
+
+def _add_folder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dir", type=Path, metavar="DIR", help="default: FEDBANK_HOME, or the current folder")
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+
+
+def _add_passphrase(parser: argparse.ArgumentParser) -> None:
+    """Never as a word on the command line, which every process on the machine can read."""
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--passphrase-file", type=Path, metavar="F", help="a file (mode 0600) whose first line it is")
+    either.add_argument("--passphrase", action="store_true", help="ask for it")
+
+
+def _passphrase(chosen: argparse.Namespace, *, new: bool = False) -> bytes | None:
+    if chosen.passphrase_file is not None:
+        lines = read_private(chosen.passphrase_file).splitlines()
+        if not lines or not lines[0]:
+            raise CertificateError(f"Expected a passphrase in {chosen.passphrase_file}, got an empty line.")
+        return lines[0]
+    if not chosen.passphrase:
+        return None
+    given = getpass.getpass("Passphrase: ")
+    if new and getpass.getpass("Once more: ") != given:
+        raise ConfigError("Expected the same passphrase twice, got two. Nothing was made; try again.")
+    return given.encode()
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
