@@ -8,18 +8,16 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fedbank.config import SimulateConfig
 from fedbank.data.encode import EncodedUnits, Encoder
-from fedbank.data.files import Columns, read_inquiries
 from fedbank.data.inquiry import Inquiry
-from fedbank.data.synthetic import SyntheticSpec, generate
-from fedbank.data.units import Unit, group_by_customer, split_units
+from fedbank.data.units import Unit, split_units
 from fedbank.errors import DataError
+from fedbank_client.customers import load_units
 from fedbank_simulations.partition import PartitionSpec, partition
 
 
@@ -60,21 +58,6 @@ class Scenario:
 _EXAMPLES_PER_BANK = 3
 
 
-def load_units(config: SimulateConfig) -> list[Unit]:
-    """All customers of the data source, in its order."""
-    data = config.data
-    if data.name == "synthetic":
-        if data.customers is None:
-            raise DataError("Expected data.customers=NUMBER with data=synthetic, got none. Set data.customers=4000.")
-        spec = SyntheticSpec(data.customers, max_records=data.max_records or SyntheticSpec(1).max_records)
-        return group_by_customer(generate(spec, seed=config.seed))
-    columns = Columns(
-        data.columns.question, data.columns.answer, data.columns.customer, data.columns.key, data.columns.language
-    )
-    form: Any = data.format
-    return group_by_customer(read_inquiries(Path(str(data.path)), form, columns))
-
-
 def build_scenario(config: SimulateConfig, tokenizer: Any) -> Scenario:
     """Load, divide among banks, hold out customers, tokenise. Deterministic in ``config``."""
     shares, public = divide(config)
@@ -95,7 +78,7 @@ def build_scenario(config: SimulateConfig, tokenizer: Any) -> Scenario:
 
 def divide(config: SimulateConfig) -> tuple[dict[str, list[Unit]], list[Unit]]:
     """Every bank's customers, and those whose records are public."""
-    units = load_units(config)
+    units = load_units(config.data, seed=config.seed)
     rest, public = split_units(units, config.held_out.public_fraction, rng=_rng(config, "public"))
     kind: Any = config.partition.kind
     spec = PartitionSpec(

@@ -11,9 +11,9 @@ from fedbank.data.encode import Encoder
 from fedbank.model.loading import check_model_source, load_base_model, load_tokenizer
 from fedbank.privacy.noise import RandomStream
 from fedbank.privacy.plan import PrivacyPlan
+from fedbank_client.customers import load_units
 from fedbank_simulations.campaigns import local_settings, lora_settings
 from fedbank_simulations.resident import model_spec
-from fedbank_simulations.scenario import load_units
 
 
 def audit_training(
@@ -22,7 +22,7 @@ def audit_training(
     """Train the plan's steps on the first ``customers`` of the data, with ``canaries`` in or out by secure coins."""
     check_model_source(model_spec(config))
     encoder = Encoder(load_tokenizer(model_spec(config)), config.model.max_length)
-    data = encoder.encode(load_units(config)[:customers])
+    data = encoder.encode(load_units(config.data, seed=config.seed)[:customers])
     base = load_base_model(model_spec(config))
     model = AdaptedModel(base.model, lora_settings(config))
     start = initial_state(model.spec, seed=config.seed)
