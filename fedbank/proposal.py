@@ -125,6 +125,19 @@ class Acceptance:
         return cls(**fields)
 
 
+def pack(roster: bytes, proposal: Proposal) -> bytes:
+    """What a proposal travels with: the signed roster of the moment, whose digest everything that follows is for."""
+    return len(roster).to_bytes(4, "big") + roster + proposal.to_bytes()
+
+
+def unpack(content: bytes) -> tuple[bytes, Proposal]:
+    """The signed roster, unopened, and the proposal; ``UpdateError`` or ``ConfigError`` for anything else."""
+    end = 4 + int.from_bytes(content[:4], "big")
+    if len(content) < end:
+        raise UpdateError("Expected a roster and a proposal, got something shorter. Nothing was used.")
+    return content[4:end], Proposal.from_bytes(content[end:])
+
+
 def _canonical(fields: dict[str, Any]) -> bytes:
     try:
         return json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()

@@ -1,0 +1,234 @@
+"""Where a bank decides: which campaigns it takes part in, by its own policy, and which bank answers in each.
+
+The base model is loaded once and stays. What was agreed is on disk before the coordinator learns of it, so a restarted
+bank goes on where it was.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fedbank.adapter.lora import AdaptedModel, LoraSettings
+from fedbank.adapter.update import COORDINATOR, Update
+from fedbank.config.schema import ClientConfig
+from fedbank.data.encode import EncodedUnits, Encoder
+from fedbank.data.units import Unit
+from fedbank.durable import write_atomic
+from fedbank.errors import FedBankError, RunError, UpdateError
+from fedbank.model.loading import BaseModel
+from fedbank.privacy.noise import RandomStream
+from fedbank.privacy.plan import PrivacyPlan, TrainingPlan, declared_size
+from fedbank.proposal import MAX_BYTES, PROPOSAL, Acceptance, Proposal, unpack
+from fedbank.sealing.envelope import open_sealed
+from fedbank.sealing.keys import PublicKey
+from fedbank.sealing.roster import MAX_ROSTER_BYTES, Roster, read_roster
+from fedbank_client.bank import Bank, Participation
+from fedbank_client.home import Home
+from fedbank_client.policy import CampaignOffer, read_policy
+from fedbank_client.seal import BankSeal
+from fedbank_client.terms import local_settings, lora_settings, training_plan, units_of
+
+Note = Callable[[str, str, str], None]
+"""Writes an action, a digest or public name and a result into the bank's evidence."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Resources:
+    """What a bank trains with, loaded once: ``base_digest`` names the base model, ``units`` are its customers."""
+
+    base: BaseModel
+    base_digest: str
+    tokenizer: Any
+    units: list[Unit]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Agreement:
+    """A campaign that the bank agreed to, with the roster that its messages are signed for."""
+
+    proposal: Proposal
+    roster: Roster
+    plan: TrainingPlan
+    data: EncodedUnits
+
+    def offer(self) -> CampaignOffer:
+        """The campaign as the bank's policy looks at it; without privacy it offers an infinite epsilon."""
+        terms, plan = self.proposal.terms, self.plan
+        epsilon, delta = (plan.target_epsilon, plan.delta) if isinstance(plan, PrivacyPlan) else (math.inf, 1.0)
+        return CampaignOffer(
+            self.proposal.campaign,
+            epsilon,
+            delta,
+            terms.privacy.unit,
+            terms.adapter.rank,
+            self.proposal.base_digest,
+            terms.training.local_steps,
+            "plain",
+        )
+
+
+class Desk:
+    """One bank's decisions, in its folder ``home``; ``note`` keeps the evidence of them."""
+
+    def __init__(
+        self,
+        home: Home,
+        config: ClientConfig,
+        resources: Resources,
+        note: Note,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._home, self._config, self._resources = home, config, resources
+        self._note, self._now = note, now
+        self._key = home.load_signing_key()
+        self._encoded: dict[int, EncodedUnits] = {}
+        self._attached: tuple[LoraSettings, AdaptedModel] | None = None
+        self._current: tuple[Agreement, Bank] | None = None
+
+    @property
+    def name(self) -> str:
+        """The bank's name."""
+        return self._home.bank
+
+    def consider(self, content: bytes) -> Acceptance:
+        """The bank's consent to a signed proposal, kept on disk; the same proposal is accepted any number of times.
+
+        Raises:
+            UpdateError: it is not the coordinator's, or about another base model or consortium.
+            PrivacyError: the bank's policy does not allow it. The bank stays up and keeps what it agreed to before.
+        """
+        keys: dict[str, PublicKey] = {COORDINATOR: self._home.coordinator_key}
+        context = {"consortium": self._home.consortium}
+        opened = open_sealed(content, PROPOSAL, keys.get, context, MAX_BYTES + MAX_ROSTER_BYTES + 4)
+        signed_roster, proposal = unpack(bytes(opened.payload))
+        try:
+            agreement = self._agree(self._home.store_roster(signed_roster), proposal)
+        except FedBankError as error:
+            self._note("campaign-refused", proposal.campaign, str(error))
+            raise
+        self._keep(agreement, signed_roster)
+        self._note("campaign-accepted", proposal.campaign, f"under plan {agreement.plan.digest()}")
+        self._current = None
+        return self._acceptance(agreement)
+
+    def open_bank(self) -> "PolicedBank":
+        """Whoever trains in the campaign that was agreed to last; ``UpdateError`` if there is none."""
+        agreement, bank = self._open()
+        return PolicedBank(bank, agreement.offer(), self._home.policy, self._now)
+
+    def seal(self) -> BankSeal:
+        """How everything is signed and opened in the campaign that was agreed to last."""
+        agreement, _ = self._open()
+        context = {
+            "consortium": self._home.consortium,
+            "campaign": agreement.proposal.campaign,
+            "roster": agreement.roster.digest(),
+        }
+        return BankSeal(self.name, self._key, context, self._home.coordinator_key)
+
+    def _open(self) -> tuple[Agreement, Bank]:
+        if self._current is None:
+            agreement = self._read_agreement()
+            self._current = agreement, self._open_bank(agreement)
+        return self._current
+
+    def _agree(self, roster: Roster, proposal: Proposal) -> Agreement:
+        if proposal.consortium != self._home.consortium:
+            raise UpdateError(
+                f"Expected a campaign of {self._home.consortium}, got one of {proposal.consortium}. It was refused."
+            )
+        if roster.find_key(self.name) != self._key.public:
+            raise UpdateError(
+                f"Expected a roster with {self.name} and its signing key in it, got another. It was refused."
+            )
+        if proposal.base_digest != self._resources.base_digest:
+            raise UpdateError(
+                f"Expected a campaign on this bank's base model {self._resources.base_digest[:16]}, got one on "
+                f"{proposal.base_digest[:16]}. Start the client with that model, if the policy allows it."
+            )
+        agreement = self._bind(roster, proposal)
+        # A campaign may be agreed to at any hour; only rounds keep to the policy's hours.
+        replace(read_policy(self._home.policy), hours=None).check(agreement.offer(), self._now())
+        return agreement
+
+    def _bind(self, roster: Roster, proposal: Proposal) -> Agreement:
+        """The bank's own data and plan for ``proposal``; what cannot change the result is the bank's own setting."""
+        terms = proposal.terms
+        data = units_of(self._encode(terms.max_length), terms.privacy.unit)
+        plan = training_plan(terms.privacy, terms.training, data.num_units, terms.training.expected_batch)
+        own = replace(terms.training, micro_batch=self._config.micro_batch, per_example=self._config.per_example)
+        return Agreement(replace(proposal, terms=replace(terms, training=own)), roster, plan, data)
+
+    def _encode(self, max_length: int) -> EncodedUnits:
+        if max_length not in self._encoded:
+            self._encoded[max_length] = Encoder(self._resources.tokenizer, max_length).encode(self._resources.units)
+        return self._encoded[max_length]
+
+    def _open_bank(self, agreement: Agreement) -> Bank:
+        terms = agreement.proposal.terms
+        model = self._attach(lora_settings(terms.adapter, terms.aggregation.rule))
+        return Bank(
+            self.name,
+            Participation(agreement.proposal.campaign, agreement.plan, local_settings(terms.training)),
+            agreement.data,
+            lambda: model,
+            self._home.folder / "bank",
+            stream_for_round=lambda _: RandomStream.secure(),
+            device=self._resources.base.device,
+            budget=read_policy(self._home.policy).budget(),
+        )
+
+    def _attach(self, settings: LoraSettings) -> AdaptedModel:
+        """The one resident base model with this adapter; the one of another campaign is taken off first."""
+        if self._attached is not None and self._attached[0] != settings:
+            self._attached[1].peft_model.unload()
+            self._attached = None
+        if self._attached is None:
+            self._attached = settings, AdaptedModel(self._resources.base.model, settings)
+        return self._attached[1]
+
+    def _acceptance(self, agreement: Agreement) -> Acceptance:
+        plan = agreement.plan
+        file, epsilon = (plan.to_json(), plan.target_epsilon) if isinstance(plan, PrivacyPlan) else ("", None)
+        size = declared_size(agreement.data.num_units)
+        return Acceptance(self.name, agreement.proposal.campaign, plan.digest(), file, size, epsilon)
+
+    def _folder(self, campaign: str) -> Path:
+        return self._home.folder / "campaigns" / campaign
+
+    def _keep(self, agreement: Agreement, signed_roster: bytes) -> None:
+        folder = self._folder(agreement.proposal.campaign)
+        write_atomic(folder / "roster", signed_roster)
+        write_atomic(folder / "proposal.json", agreement.proposal.to_bytes())
+        write_atomic(folder.parent / "current", agreement.proposal.campaign.encode())
+
+    def _read_agreement(self) -> Agreement:
+        current = self._home.folder / "campaigns" / "current"
+        if not current.exists():
+            raise UpdateError(f"Expected a campaign that {self.name} has agreed to, got none yet. Nothing was trained.")
+        folder = self._folder(current.read_text("utf-8"))
+        try:
+            roster = read_roster((folder / "roster").read_bytes(), self._home.coordinator_key)
+            return self._bind(roster, Proposal.from_bytes((folder / "proposal.json").read_bytes()))
+        except (OSError, UpdateError) as error:
+            raise RunError(
+                f"Expected what {self.name} agreed to in {folder}, got something else: {error} Remove the folder; the "
+                "coordinator proposes the campaign again at its next start."
+            ) from error
+
+
+class PolicedBank:
+    """A bank whose policy file is read again before every round: it may have become stricter since."""
+
+    def __init__(self, bank: Bank, offer: CampaignOffer, policy: Path, now: Callable[[], datetime]) -> None:
+        self.name = bank.name
+        self._bank, self._offer, self._policy, self._now = bank, offer, policy, now
+
+    def train(self, request: bytes) -> Update:
+        """The bank's update to one round; ``PrivacyError`` if its policy does not allow the campaign (any more)."""
+        read_policy(self._policy).check(self._offer, self._now())
+        return self._bank.train(request)
