@@ -85,8 +85,8 @@ def _terms() -> dict[str, Any]:
 def test_every_command_has_settings_of_its_own() -> None:
     assert load_campaign(["name=spring", "privacy.epsilon=3"]).privacy.epsilon == 3
     assert load_client(["data=csv", "data.path=my file.csv"]).data.path == "my file.csv"
-    with pytest.raises(ConfigError, match=r"Did you mean 'deadline.floor_s'\? See fedbank server run --help"):
-        load_campaign(["deadline.flor_s=3"])
+    with pytest.raises(ConfigError, match=r"Did you mean 'attempts'\? See fedbank server run --help"):
+        load_campaign(["atempts=3"])
 
 
 def test_terms_that_another_party_sent_are_read_as_written() -> None:

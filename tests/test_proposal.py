@@ -32,7 +32,7 @@ def test_other_terms_are_another_campaign(other: str) -> None:
     assert propose(other).campaign != propose().campaign
 
 
-@pytest.mark.parametrize("own", ["training.micro_batch=2", "training.per_example=opacus", "quorum=2", "attempts=9"])
+@pytest.mark.parametrize("own", ["training.micro_batch=2", "training.per_example=opacus", "patience_s=2", "attempts=9"])
 def test_what_cannot_change_the_result_is_not_proposed(own: str) -> None:
     assert propose(own).campaign == propose().campaign
 

@@ -67,11 +67,8 @@ _RULES: tuple[_Rule, ...] = (
     ("data.name", lambda v: v in ("synthetic", "ask_cfpb", "jsonl", "csv"), "synthetic, ask_cfpb, jsonl or csv"),
     ("max_length", lambda v: 16 <= v <= 32_768, "from 16 to 32768 tokens"),
     ("name", lambda v: bool(re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}", v)), "at most 40 letters a-z, digits and hyphens"),
-    ("quorum", lambda v: v is None or v >= 1, "at least 1 bank"),
+    ("patience_s", lambda v: 0 < v < float("inf"), "a positive number of seconds"),
     ("attempts", lambda v: v >= 1, "at least 1"),
-    ("deadline.factor", lambda v: 1 <= v < float("inf"), "at least 1"),
-    ("deadline.floor_s", lambda v: 0 < v < float("inf"), "a positive number of seconds"),
-    ("deadline.ceiling_s", lambda v: 0 < v < float("inf"), "a positive number of seconds"),
     ("held_out_fraction", lambda v: 0 < v < 1, "between 0 and 1"),
     ("micro_batch", lambda v: v >= 1, "at least 1 customer"),
     ("per_example", lambda v: v in ("direct", "opacus"), "direct or opacus"),
@@ -116,6 +113,3 @@ def _contradictions(config: Any) -> Iterator[str]:
     data = getattr(config, "data", None)
     if data is not None and data.name != "synthetic" and data.path is None:
         yield f"Expected data.path=FILE with data={data.name}, got none. Name the data file."
-    deadline = getattr(config, "deadline", None)
-    if deadline is not None and deadline.floor_s > deadline.ceiling_s:
-        yield f"Expected deadline.floor_s of at most deadline.ceiling_s, got {deadline.floor_s}. Lower it."

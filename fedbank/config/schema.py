@@ -155,15 +155,6 @@ class SimulateConfig:
 
 
 @dataclass
-class DeadlineConfig:
-    """The ``deadline`` section of conf/campaign.yaml"""
-
-    factor: float = 3.0
-    floor_s: float = 60.0
-    ceiling_s: float = 86400.0
-
-
-@dataclass
 class TermsConfig:
     """What the parties of a campaign agree on beside the base model: part of conf/campaign.yaml"""
 
@@ -184,10 +175,9 @@ class CampaignConfig:
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     aggregation: AggregationConfig = field(default_factory=AggregationConfig)
-    deadline: DeadlineConfig = field(default_factory=DeadlineConfig)
     name: str = "campaign"
-    quorum: int | None = None
     attempts: int = 3
+    patience_s: float = 600.0
     seed: int = 0
 
 
