@@ -1,0 +1,290 @@
+"""Every part of Flower that the coordinator uses and that Flower does not promise to keep (flwr 1.41).
+
+``check_flower`` compares their signatures with what this code was written against, so that an upgrade fails at
+the start with one sentence and not in the middle of a round.
+"""
+
+import hashlib
+import inspect
+import ssl
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import httpx
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+from flwr.app import ConfigRecord, Metadata, RecordDict
+from flwr.app.message import Message, make_message, remove_content_from_message
+from flwr.cli.build import build_fab_from_files
+from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, SUPERLINK_NODE_ID, ErrorCode
+from flwr.common.serde import fab_to_proto, message_to_proto
+from flwr.proto.control_pb2 import ListRunsRequest, StartRunRequest, StopRunRequest
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree, PullObjectRequest, PushObjectRequest
+from flwr.proto.node_pb2 import Node
+from flwr.proto.runtime_pb2 import (
+    AcquireTaskRequest,
+    GetNodesRequest,
+    PullAppMessagesRequest,
+    PullTaskInputRequest,
+    PushAppMessagesRequest,
+    PushTaskOutputRequest,
+    SendTaskHeartbeatRequest,
+)
+from flwr.server.superlink.linkstate import LinkState
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, TASK_TOKEN_HEADER, TaskType
+from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.fab import Fab
+from flwr.supercore.inflatable.inflatable_object import (
+    InflatableObject,
+    get_all_nested_objects,
+    get_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufClient, ProtobufRequestContext
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
+from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
+from flwr.superlink.config_loader import SuperLinkLifespanConfig
+from flwr.superlink.main import create_app
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from fedbank.adapter.update import PAYLOAD, RECORD
+from fedbank.errors import RunError, UpdateError
+from fedbank.wire import MAX_CHAIN, read_chain
+
+__all__ = [
+    "FLEET_HTTP_PUBLIC_KEY_HEADER",
+    "SUPERLINK_NODE_ID",
+    "TASK_TOKEN_HEADER",
+    "AcquireTaskRequest",
+    "ConfirmMessageReceivedRequest",
+    "ControlHttpClient",
+    "DecodeError",
+    "ErrorCode",
+    "GetNodesRequest",
+    "Headers",
+    "LinkState",
+    "ListRunsRequest",
+    "Node",
+    "ObjectTree",
+    "PullAppMessagesRequest",
+    "PullObjectRequest",
+    "PullTaskInputRequest",
+    "PushAppMessagesRequest",
+    "PushMessagesRequest",
+    "PushObjectRequest",
+    "PushTaskOutputRequest",
+    "RuntimeHttpClient",
+    "SendTaskHeartbeatRequest",
+    "StartRunRequest",
+    "StopRunRequest",
+    "TaskType",
+    "bundle",
+    "check_flower",
+    "deflate",
+    "inflate",
+    "link_state",
+    "make_app",
+    "message_for_run",
+    "node_key_bytes",
+    "pinned_context",
+    "register_node",
+    "registered_keys",
+    "set_identity",
+    "unregister_node",
+]
+_SUPPORTED = "1.41."
+_REMEDY = "Install with: pip install -c constraints.txt ."
+_BUNDLE = """
+[project]
+name = "fedbank"
+version = "1.0.0"
+license = { file = "LICENSE" }
+dependencies = ["flwr>=1.41,<1.42"]
+[tool.flwr.app]
+publisher = "fedbank"
+[tool.flwr.app.components]
+serverapp = "fedbank_server.nothing:app"
+clientapp = "fedbank_client.nothing:app"
+"""
+_SIGNATURES: tuple[tuple[Callable[..., Any], tuple[str, ...]], ...] = (
+    (create_app, ("config", "superlink_lifespan_class")),
+    (SuperLinkLifespan.__init__, ("self", "config", "state_factory")),
+    (LinkState.get_node_id_by_public_key, ("self", "public_key")),
+    (LinkState.get_node_info, ("self", "node_ids", "owner_aids", "statuses")),
+    (LinkState.delete_node, ("self", "owner_aid", "node_id")),
+    (
+        LinkState.create_node,
+        ("self", "owner_aid", "owner_name", "public_key", "heartbeat_interval", "location", "name"),
+    ),
+    (
+        ProtobufClient.__init__,
+        ("self", "base_url", "interceptors", "verify", "timeout", "retry_invoker"),
+    ),
+    (RuntimeHttpClient.PushMessages, ("self", "request")),
+    (RuntimeHttpClient.PullMessages, ("self", "request")),
+    (RuntimeHttpClient.AcquireTask, ("self", "request")),
+    (ControlHttpClient.StartRun, ("self", "request")),
+    (make_message, ("metadata", "content", "error")),
+    (message_to_proto, ("message",)),
+    (get_object_tree, ("obj",)),
+    (get_all_nested_objects, ("obj",)),
+)
+
+
+def check_flower() -> None:
+    """Raise ``RunError`` if the installed Flower is not the one that this code was written against."""
+    found = version("flwr")
+    if not found.startswith(_SUPPORTED):
+        raise RunError(f"Expected Flower (flwr) {_SUPPORTED}x, got {found}. {_REMEDY}")
+    for function, names in _SIGNATURES:
+        if (got := tuple(inspect.signature(function).parameters)) != names:
+            raise RunError(
+                f"Expected Flower's {function.__qualname__} to take {', '.join(names)}, got {', '.join(got)}. {_REMEDY}"
+            )
+
+
+def make_app(database: str, certificate: str, key: str, ca: str, port: int) -> Any:
+    """Flower's SuperLink as an ASGI app on an SQLite ``database``; it starts no process, opens no port."""
+    config = SuperLinkLifespanConfig(
+        control_address="127.0.0.1:1",  # of the retired gRPC servers, which are not started
+        health_server_address=None,
+        host="127.0.0.1",
+        port=port,
+        insecure=False,
+        certificates=None,
+        superexec_auth_secret=None,
+        authn_plugin=NoOpControlAuthnPlugin(),  # the private listener has asked for the token by then
+        event_log_plugin=None,
+        fleet_event_log_plugin=None,
+        enable_event_log=False,
+        artifact_provider=None,
+        enable_supernode_auth=True,
+        fleet_api_type="grpc-rere",
+        fleet_api_address=None,
+        simulation=False,
+        ssl_ca_certfile=ca,
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
+        database=database,
+        isolation="process",
+        runtime_dependency_install=False,
+    )
+    return create_app(config, SuperLinkLifespan)
+
+
+def link_state(app: Any) -> LinkState:
+    """The database behind ``make_app``'s app."""
+    state: LinkState = app.state.linkstate_factory.state()
+    return state
+
+
+def node_key_bytes(openssh: str) -> bytes:
+    """Flower's form of a node's public key, from its OpenSSH line; ``RunError`` unless it is on NIST P-384."""
+    try:
+        key = load_ssh_public_key(openssh.encode())
+    except ValueError:
+        key = None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise RunError(f"Expected a node key (ecdsa-sha2-nistp384 ...), got {openssh[:40]!r}. Ask the bank for it.")
+    return public_key_to_bytes(key)
+
+
+def register_node(state: LinkState, bank: str, key: bytes) -> None:
+    """Let the holder of ``key`` activate a node; nothing happens if it may already."""
+    if state.get_node_id_by_public_key(key) is None:
+        state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, 0, name=bank)
+
+
+def unregister_node(state: LinkState, key: bytes) -> None:
+    """Let the holder of ``key`` do nothing any more. Flower never takes the same key again."""
+    if (node_id := state.get_node_id_by_public_key(key)) is not None:
+        state.delete_node(NOOP_FLWR_AID, node_id)
+
+
+def registered_keys(state: LinkState) -> set[bytes]:
+    """The node keys that may activate a node now."""
+    return {node.public_key for node in state.get_node_info() if node.status != "unregistered"}
+
+
+def set_identity(run_id: int, task_id: int) -> None:
+    """What ``flwr.app.Message`` writes into new messages of this process."""
+    TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = run_id, task_id, SUPERLINK_NODE_ID
+
+
+def message_for_run(message: Message, run_id: int, task_id: int, created_at: float) -> Message:
+    """``message`` once more, as a new one of run ``run_id``."""
+    old = message.metadata
+    metadata = Metadata(
+        run_id=run_id,
+        message_id="",
+        src_node_id=SUPERLINK_NODE_ID,
+        dst_node_id=old.dst_node_id,
+        reply_to_message_id="",
+        group_id=old.group_id,
+        created_at=created_at,
+        ttl=old.ttl,
+        message_type=old.message_type,
+        src_task_id=task_id,
+        dst_task_id=old.dst_task_id,
+    )
+    content = message.content if message.has_content() else RecordDict()
+    return make_message(metadata, content)
+
+
+def deflate(message: Message) -> tuple[Any, ObjectTree, dict[str, Callable[[], bytes]]]:
+    """The header without content, the tree of object ids, and each object's bytes on demand; names the message."""
+    with no_object_id_recompute():
+        objects = get_all_nested_objects(message)
+        tree = get_object_tree(message)
+        message.metadata.__dict__["_message_id"] = tree.object_id
+        header = message_to_proto(remove_content_from_message(message))
+    return header, tree, {object_id: found.deflate for object_id, found in objects.items()}
+
+
+def inflate(tree: ObjectTree, pull: Callable[[str], bytes], max_bytes: int) -> Message:
+    """The message whose objects ``pull`` fetches; ``UpdateError`` unless it is an error or one bytes value."""
+    ids = [tree.object_id]
+    while tree.children and len(ids) <= MAX_CHAIN:
+        tree = tree.children[0]
+        ids.append(tree.object_id)
+    outer, payload = read_chain(ids, pull, RECORD, PAYLOAD, max_bytes)
+    children: dict[str, InflatableObject] = {} if payload is None else {ids[1]: RecordDict({RECORD: ConfigRecord({PAYLOAD: payload})})}
+    try:
+        message = Message.inflate(outer, children)
+    except (ValueError, DecodeError) as error:
+        raise UpdateError(f"Expected a message, got: {error}") from None
+    message.metadata.__dict__["_message_id"] = ids[0]
+    return message
+
+
+def bundle() -> Any:
+    """An app bundle without code, which Flower wants to see before it starts a run."""
+    content = build_fab_from_files({"pyproject.toml": _BUNDLE.encode(), "LICENSE": b"Apache-2.0\n"})[0]
+    return fab_to_proto(Fab(hashlib.sha256(content).hexdigest(), content, {}))
+
+
+class Headers:
+    """Adds ``values`` to the headers of every request of a client."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        """Flower calls this around each request."""
+        context.request.headers.update(self.values)
+        return call_next(context)
+
+
+def pinned_context(certificate: str) -> ssl.SSLContext:
+    """TLS that trusts exactly the certificate in the file ``certificate``, whatever name it is for."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.load_verify_locations(cafile=certificate)
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context

@@ -1,0 +1,50 @@
+"""How much of the coordinator one bank can take up: sizes, rates, how many requests at once."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fedbank.wire import MAX_SMALL_BYTES
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of the public listener; per bank unless it says otherwise.
+
+    ``max_object_bytes`` is that of an update's message; everything else that a bank says fits ``max_call_bytes``.
+    ``objects_at_once`` bounds how many objects of all banks together are decoded and stored at a time.
+    """
+
+    max_object_bytes: int = 32 * MIB
+    max_call_bytes: int = 64 * 1024
+    body_timeout_s: float = 120.0
+    header_timeout_s: float = 10.0
+    requests_per_s: float = 100.0
+    burst: int = 300
+    requests_at_once: int = 8
+    connections: int = 8
+    connections_in_all: int = 1024
+    objects_at_once: int = 4
+    wait_s: float = 20.0
+
+    def body_bytes(self, *, is_object: bool) -> int:
+        """The most that a request's body may have."""
+        return self.max_object_bytes + MAX_SMALL_BYTES if is_object else self.max_call_bytes
+
+
+class Rate:
+    """A token bucket for every bank: ``burst`` requests at once, ``per_second`` for ever."""
+
+    def __init__(self, per_second: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_second, self._burst, self._clock = per_second, float(burst), clock
+        self._buckets: dict[str, tuple[float, float]] = {}
+
+    def allows(self, bank: str) -> bool:
+        """Whether ``bank`` may send one more request now; counts it if so."""
+        now = self._clock()
+        left, at = self._buckets.get(bank, (self._burst, now))
+        left = min(self._burst, left + (now - at) * self._per_second)
+        self._buckets[bank] = (left - 1 if left >= 1 else left, now)
+        return left >= 1

@@ -1,0 +1,166 @@
+"""The line from a ``ServerApp``'s process to the SuperLink's private listener: one run, claimed and kept alive.
+
+A run of Flower is made for an app bundle. Ours is a ``pyproject.toml`` without code, because Flower asks for one; nobody
+ever unpacks it.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+from flwr.app import Message
+
+from fedbank.errors import RunError
+from fedbank_server import flower_hooks as flower
+
+_LOG = logging.getLogger("fedbank.grid")
+_HEARTBEAT_S = 10.0
+_PAUSE_S = (0.1, 2.0)
+_OBJECT_PAUSE_S = (0.02, 1.0)
+_T = TypeVar("_T")
+
+
+class LostRunError(Exception):
+    """Flower has ended the run: it was not heard of for a minute, or an operator stopped it."""
+
+
+class RuntimeLine:
+    """Calls to the SuperLink, each tried again for ``patience_s`` seconds while it is away."""
+
+    def __init__(
+        self, address: str, certificate: Path, token: str, *, patience_s: float, stop: threading.Event
+    ) -> None:
+        self._address, self._patience_s, self._stop = address, patience_s, stop
+        self._bearer, self._headers = flower.Headers(), flower.Headers()
+        self._bearer.values["authorization"] = self._headers.values["authorization"] = f"Bearer {token}"
+        context = flower.pinned_context(str(certificate))
+        self._control = flower.ControlHttpClient(f"https://{address}", interceptors=[self._bearer], verify=context)
+        self._runtime = flower.RuntimeHttpClient(f"https://{address}", interceptors=[self._headers], verify=context)
+        self._node = flower.Node(node_id=flower.SUPERLINK_NODE_ID)
+        self._ended = threading.Event()
+        self.run_id = self.task_id = 0
+
+    def claim(self) -> None:
+        """End whatever an earlier process left running, start a run and make it this process's."""
+        for run_id in self._unfinished():
+            self._call(partial(self._control.StopRun, flower.StopRunRequest(run_id=run_id)))
+        self._call(lambda: self._control.StartRun(flower.StartRunRequest(fab=flower.bundle())))
+        self._headers.values.pop(flower.TASK_TOKEN_HEADER, None)
+        request = flower.AcquireTaskRequest(supported_task_types=[flower.TaskType.SERVER_APP])
+        claimed = self._call(lambda: self._runtime.AcquireTask(request))
+        if not claimed.token:
+            raise RunError("Expected Flower to hand out the run that was just started, got nothing. Run one at a time.")
+        self._headers.values[flower.TASK_TOKEN_HEADER] = claimed.token
+        begun = self._call(lambda: self._runtime.PullTaskInput(flower.PullTaskInputRequest()))
+        self.run_id, self.task_id = int(begun.run.run_id), int(begun.task_id)
+        flower.set_identity(self.run_id, self.task_id)
+
+    def start_heartbeat(self) -> None:
+        """Keep the run alive from a thread until ``close``."""
+        threading.Thread(target=self._beat, name="run-heartbeat", daemon=True).start()
+
+    def nodes(self) -> list[Any]:
+        """Flower's records of the nodes that are online."""
+        found = self._call(lambda: self._runtime.GetNodes(flower.GetNodesRequest())).nodes
+        return [node for node in found if node.status == "online"]
+
+    def push(self, message: Message) -> str:
+        """Send one message with all its objects; its id at the SuperLink, or "" if its node is not registered."""
+        header, tree, objects = flower.deflate(message)
+        request = flower.PushAppMessagesRequest(messages_list=[header], message_object_trees=[tree])
+        while True:
+            answer = self._call(lambda: self._runtime.PushMessages(request))
+            if not answer.message_ids[0]:
+                return ""
+            stored = [self._push_object(answer.session_id, found, objects[found]()) for found in answer.objects_to_push]
+            if all(stored):
+                return str(answer.message_ids[0])
+
+    def pull(self, message_ids: set[str], wait_s: float) -> list[tuple[Any, Any]]:
+        """Headers and object trees of the replies that are there."""
+        self._headers.values["fedbank-wait"] = f"{wait_s:g}"
+        request = flower.PullAppMessagesRequest(message_ids=message_ids)
+        answer = self._call(lambda: self._runtime.PullMessages(request))
+        return list(zip(answer.messages_list, answer.message_object_trees, strict=True))
+
+    def pull_object(self, object_id: str, patience_s: float) -> bytes:
+        """An object of a reply; waits while it is on its way. ``KeyError`` if it never arrives."""
+        request = flower.PullObjectRequest(node=self._node, run_id=self.run_id, object_id=object_id)
+        pause_s, deadline = _OBJECT_PAUSE_S[0], time.monotonic() + patience_s
+        while time.monotonic() < deadline:
+            answer = self._call(lambda: self._runtime.PullObject(request))
+            if answer.object_available:
+                return bytes(answer.object_content)
+            if not answer.object_found:
+                break
+            self._wait(pause_s)
+            pause_s = min(2 * pause_s, _OBJECT_PAUSE_S[1])
+        raise KeyError(object_id)
+
+    def confirm(self, message_id: str) -> None:
+        """Let the SuperLink forget a reply."""
+        request = flower.ConfirmMessageReceivedRequest(
+            node=self._node, run_id=self.run_id, message_object_id=message_id
+        )
+        self._call(lambda: self._runtime.ConfirmMessageReceived(request))
+
+    def close(self, sub_status: str) -> None:
+        """End the run, if the SuperLink can be told so at once."""
+        self._ended.set()
+        try:
+            self._runtime.PushTaskOutput(flower.PushTaskOutputRequest(sub_status=sub_status, details=""))
+        except (httpx.HTTPError, ValueError) as error:
+            _LOG.info("the run's end was not told: %s", error)
+        self._control.close()
+        self._runtime.close()
+
+    def _push_object(self, session_id: str, object_id: str, content: bytes) -> bool:
+        request = flower.PushObjectRequest(
+            node=self._node, run_id=self.run_id, object_id=object_id, object_content=content, session_id=session_id
+        )
+        return bool(self._call(lambda: self._runtime.PushObject(request)).stored)
+
+    def _unfinished(self) -> list[int]:
+        runs = self._call(lambda: self._control.ListRuns(flower.ListRunsRequest())).run_dict
+        return [run_id for run_id, run in runs.items() if run.status.status != "finished"]
+
+    def _beat(self) -> None:
+        while not self._ended.wait(_HEARTBEAT_S):
+            try:
+                self._runtime.SendTaskHeartbeat(flower.SendTaskHeartbeatRequest())
+            except (httpx.HTTPError, ValueError) as error:
+                _LOG.info("no heartbeat of the run: %s", error)
+
+    def _call(self, request: Callable[[], _T]) -> _T:
+        pause_s, deadline = _PAUSE_S[0], time.monotonic() + self._patience_s
+        while True:
+            try:
+                return request()
+            except httpx.HTTPStatusError as error:
+                self._give_up(error.response)
+                problem: Exception = error
+            except httpx.TransportError as error:
+                problem = error
+            if time.monotonic() > deadline:
+                raise RunError(
+                    f"Expected the SuperLink at {self._address} to answer within {self._patience_s:.0f} s, got: {problem}. "
+                    "Start it (fedbank server start) and run the campaign again: it goes on where it is."
+                )
+            self._wait(pause_s)
+            pause_s = min(2 * pause_s, _PAUSE_S[1])
+
+    def _give_up(self, response: httpx.Response) -> None:
+        """Return if it is worth trying again."""
+        status, said = response.status_code, response.text[:200]
+        if status == 401 and '"code"' in said:  # Flower's refusal of the run's token, not ours of the operator's
+            raise LostRunError
+        if status < 500 and status != 429:
+            raise RunError(f"Expected the SuperLink at {self._address} to obey, got {status}: {said}")
+
+    def _wait(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            raise RunError("Expected to go on, was asked to stop while the SuperLink was away. Run the campaign again.")

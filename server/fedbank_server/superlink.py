@@ -1,0 +1,158 @@
+"""The coordinator's process: Flower's SuperLink behind two listeners, open to the roster's members only."""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedbank.errors import FedBankError, RunError
+from fedbank_server import flower_hooks as flower
+from fedbank_server.doorbell import Doorbell
+from fedbank_server.gate import Admitted, App, PrivateGate, PublicGate
+from fedbank_server.limits import Limits
+from fedbank_server.listeners import Identity, QuietServer, private_server, public_server
+
+_LOG = logging.getLogger("fedbank.superlink")
+Allowed = Callable[[], Mapping[str, tuple[str, str]]]
+"""Bank to (node key as an OpenSSH line, SHA-256 of its certificate in hex): the active members, asked for often."""
+OnEvent = Callable[[str, Mapping[str, Any]], None]
+"""Gets ``admitted``, ``removed``, ``refused`` and ``roster-unreadable`` events with what they are about."""
+
+
+@dataclass(frozen=True, slots=True)
+class SuperLinkSettings:
+    """Where the coordinator listens and keeps its state; ``token`` is the operator's, for the private listener."""
+
+    identity: Identity
+    database: Path
+    home: Path
+    token: str = field(repr=False)
+    public_host: str = "0.0.0.0"
+    public_port: int = 8443
+    private_port: int = 8444
+    roster_interval_s: float = 2.0
+    limits: Limits = field(default_factory=Limits)
+
+
+def serve(
+    settings: SuperLinkSettings,
+    allowed: Allowed,
+    *,
+    on_event: OnEvent = lambda kind, about: None,
+    pages: App | None = None,
+    on_ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve until SIGTERM or SIGINT. ``pages`` serves what is not Flower's on the private listener, GET only."""
+    if len(settings.token) < 32:
+        raise RunError("Expected an operator's token of at least 32 characters, got a shorter one. Make a new one.")
+    flower.check_flower()
+    os.environ["FLWR_HOME"] = str(settings.home)
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    settings.database.parent.mkdir(parents=True, exist_ok=True)
+    old_mask = os.umask(0o077)  # the database and its journal are the coordinator's own
+    try:
+        asyncio.run(_SuperLink(settings, allowed, on_event, pages).run(on_ready))
+    finally:
+        os.umask(old_mask)
+
+
+class _SuperLink:
+    def __init__(self, settings: SuperLinkSettings, allowed: Allowed, on_event: OnEvent, pages: App | None) -> None:
+        self._settings, self._allowed, self._on_event = settings, allowed, on_event
+        identity = settings.identity
+        app = flower.make_app(
+            str(settings.database),
+            certificate=str(identity.certificate),
+            key=str(identity.key),
+            ca=str(identity.ca),
+            port=settings.private_port,
+        )
+        self._state = flower.link_state(app)
+        banks_bell, coordinator_bell = Doorbell(), Doorbell()
+        self._gate = PublicGate(app, settings.limits, banks_bell, coordinator_bell, self._refused)
+        private = PrivateGate(app, settings.token, banks_bell, coordinator_bell, pages)
+        self._servers: tuple[QuietServer, ...] = (
+            private_server(private, settings.private_port, identity),
+            public_server(self._gate, settings.public_host, settings.public_port, identity, settings.limits),
+        )
+        self._known: dict[str, tuple[str, str]] = {}
+
+    async def run(self, on_ready: Callable[[], None]) -> None:
+        """Both listeners and the roster's watch, until one of them ends."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        await self._follow_roster(first=True)
+        watch = asyncio.create_task(self._watch(on_ready))
+        try:
+            await asyncio.gather(*(self._serve(server) for server in self._servers))
+        finally:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+
+    async def _serve(self, server: QuietServer) -> None:
+        try:
+            await server.serve()
+        except SystemExit:  # what uvicorn does when an address is taken
+            raise RunError(
+                f"Expected port {server.config.port} of {server.config.host} to be free, got another listener there. "
+                "Stop it, or choose another port."
+            ) from None
+        finally:
+            self._stop()  # half a coordinator is none
+
+    def _stop(self) -> None:
+        for server in self._servers:
+            server.should_exit = True
+
+    async def _watch(self, on_ready: Callable[[], None]) -> None:
+        while not all(server.started for server in self._servers):
+            await asyncio.sleep(0.02)
+        on_ready()
+        while True:
+            await asyncio.sleep(self._settings.roster_interval_s)
+            await self._follow_roster(first=False)
+
+    async def _follow_roster(self, *, first: bool) -> None:
+        """Open to who is in the roster now. If it cannot be read, whoever was admitted before stays so."""
+        try:
+            allowed = dict(await asyncio.to_thread(self._allowed))
+            if first or allowed != self._known:
+                await self._admit(allowed)
+        except (FedBankError, OSError) as error:
+            if first:
+                raise
+            _LOG.error("The roster cannot be read, the members of before stay: %s", error)
+            self._on_event("roster-unreadable", {"reason": str(error)})
+
+    async def _admit(self, allowed: dict[str, tuple[str, str]]) -> None:
+        members = {
+            certificate.lower(): Admitted(bank, flower.node_key_bytes(key))
+            for bank, (key, certificate) in allowed.items()
+        }
+        self._gate.members = members
+        await asyncio.to_thread(self._register, members)
+        for bank in sorted(self._known.keys() - allowed.keys()):
+            self._on_event("removed", {"bank": bank})
+        for bank in sorted(allowed.keys() - self._known.keys()):
+            self._on_event("admitted", {"bank": bank})
+        self._known = allowed
+
+    def _register(self, members: Mapping[str, Admitted]) -> None:
+        keys = {member.node_key: member.bank for member in members.values()}
+        for key in flower.registered_keys(self._state) - keys.keys():
+            flower.unregister_node(self._state, key)
+        for key, bank in keys.items():
+            try:
+                flower.register_node(self._state, bank, key)
+            except ValueError:
+                _LOG.error("%s was removed with this node key before; it comes back only with a new one.", bank)
+                self._on_event("refused", {"bank": bank, "reason": "its node key was removed before"})
+
+    def _refused(self, who: str, path: str, status: int, reason: str) -> None:
+        _LOG.warning("refused %s: %s got %d: %s", path[:80], who[:64] or "nobody", status, reason)
+        self._on_event("refused", {"who": who[:64], "path": path[:80], "status": status, "reason": reason})

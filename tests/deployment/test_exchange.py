@@ -1,0 +1,19 @@
+"""A coordinator and two banks as processes of their own, over mutual TLS."""
+
+from pathlib import Path
+
+import pytest
+from consortium import Consortium, exchange, payload_of, wait_for
+
+pytestmark = pytest.mark.slow
+
+
+def test_every_bank_answers_with_the_bytes_it_was_sent(consortium: Consortium) -> None:
+    consortium.start_banks()
+    with consortium.grid() as grid:
+        wait_for(lambda: len(grid.banks()) == 2, 60, consortium.log_of("bank1"))
+        for size in (0, 5, 3_000_000):
+            replies = exchange(grid, {node: bank.encode() * size for bank, node in grid.banks().items()})
+            got = {bank: payload_of(replies[node]) for bank, node in grid.banks().items()}
+            assert got == {bank: bank.encode() * size for bank in ("bank1", "bank2")}
+    assert Path(consortium.folder / "bank1" / "calls").read_text().splitlines() == ["query.echo"] * 3
