@@ -10,12 +10,12 @@ from rich.console import Console
 
 from fedbank.config import SimulateConfig, parse_simulate, to_yaml
 from fedbank.model.loading import check_model_source
+from fedbank.model.quiet import quiet_libraries
 from fedbank.training.engines import check_engine
 from fedbank_simulations.campaigns import FEDERATED, campaign_names
 from fedbank_simulations.federation import campaign_folder, run_campaign
 from fedbank_simulations.folder import RESULTS, choose_output, claimed, open_run
 from fedbank_simulations.progress import shown
-from fedbank_simulations.quiet import quiet_libraries
 from fedbank_simulations.recorder import read_rounds
 from fedbank_simulations.resident import Resident, model_spec, resident
 from fedbank_simulations.results import write_results

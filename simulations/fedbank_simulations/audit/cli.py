@@ -14,12 +14,12 @@ from fedbank.audit.mechanism import Trials, audit_invalid_gradient, audit_mechan
 from fedbank.cli import EXIT_AUDIT_FAILED, EXIT_OK, EXIT_USER_ERROR
 from fedbank.config import SimulateConfig, load_simulate
 from fedbank.errors import ConfigError
+from fedbank.model.quiet import quiet_libraries
 from fedbank.privacy.accounting import round_up
 from fedbank.privacy.plan import PrivacyPlan, Sampling
 from fedbank_simulations.audit.page import Audit, write_page
 from fedbank_simulations.audit.workers import counted, processes
 from fedbank_simulations.folder import choose_output
-from fedbank_simulations.quiet import quiet_libraries
 from fedbank_simulations.strict_json import to_json
 
 _CUSTOMERS, _BATCH, _CLIP_NORM, _DELTA = 1000, 8.0, 0.2, 1e-5

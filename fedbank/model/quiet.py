@@ -1,4 +1,4 @@
-"""Silence from the libraries."""
+"""Silence from the libraries that models are loaded and trained with."""
 
 import logging
 import os

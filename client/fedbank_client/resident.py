@@ -1,0 +1,62 @@
+"""The bank's resident process: desk, app and node, put together."""
+
+import logging
+import threading
+from collections.abc import Callable
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from fedbank.config import ClientConfig
+from fedbank.errors import FedBankError
+from fedbank.evidence.log import EVIDENCE, EvidenceLog
+from fedbank_client.app import make_client_app, payload_of
+from fedbank_client.connection import Access
+from fedbank_client.desk import Desk
+from fedbank_client.egress import refusal_for, reply
+from fedbank_client.home import Home
+from fedbank_client.loading import load_resources
+from fedbank_client.node import NodeSettings, run_node
+from fedbank_client.start import status_file
+
+_LOG = logging.getLogger("fedbank.bank")
+
+
+def serve(home: Home, config: ClientConfig, stop: threading.Event, say: Callable[[str], None]) -> None:
+    """Load everything, then answer the coordinator until ``stop`` is set."""
+    key = home.load_signing_key()
+    with EvidenceLog(home.folder / EVIDENCE, f"fedbank/{home.consortium}/{home.bank}", key) as evidence:
+
+        def note(action: str, about: str, result: str) -> None:
+            evidence.append(action, about, result, home.bank)
+
+        desk = Desk(home, config, load_resources(config, say), note)
+        settings = NodeSettings(_access(home), status_file(home), home.folder / "flower")
+        say(f"{home.bank} is ready. fedbank client status --dir {home.folder} tells how it is.")
+        note("client-started", desk.name, "ready")
+        run_node(settings, bank_app(desk), stop)
+        note("client-stopped", desk.name, "asked to")
+
+
+def bank_app(desk: Desk) -> ClientApp:
+    """The app of a deployed bank: rounds as in a simulation, and proposals, which a simulation has none of."""
+
+    def log(error: Exception) -> None:
+        _LOG.warning("refused: %s", error, exc_info=None if isinstance(error, FedBankError) else error)
+
+    app = make_client_app(lambda _: desk.open_bank(), log, lambda _: desk.seal())
+
+    @app.query("propose")
+    def propose(message: Message, context: Context) -> Message:
+        try:
+            acceptance = desk.consider(payload_of(message))
+            return reply(message, acceptance, desk.seal())
+        except Exception as error:  # noqa: BLE001 - whatever it is, its text must not leave
+            log(error)
+            return reply(message, refusal_for(error), None)
+
+    return app
+
+
+def _access(home: Home) -> Access:
+    return Access(home.addresses[0], home.authority, home.certificate, home.tls_key, home.node_key)

@@ -1,0 +1,96 @@
+"""``fedbank client start``: the bank's resident process, and ``fedbank client status``: how it is."""
+
+import argparse
+import json
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from fedbank.config import config_dir, load_client
+from fedbank.errors import RunError
+from fedbank.model.quiet import quiet_libraries
+from fedbank_client.home import Home, find_home
+
+_LOG = logging.getLogger("fedbank.bank")
+
+
+def start_command(words: Sequence[str]) -> int:
+    """``fedbank client start [--dir DIR] [NAME=VALUE ...]``"""
+    parser = argparse.ArgumentParser(
+        prog="fedbank client start",
+        description="Run this bank's side until it is stopped (Ctrl-C or SIGTERM): wait for campaigns, accept those "
+        "that policy.yaml allows, train. Loads the base model once. Executes nothing that the coordinator sends.",
+        epilog="Settings, with their defaults:\n\n" + (config_dir() / "client.yaml").read_text("utf-8"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("overrides", nargs="*", metavar="NAME=VALUE", help="such as data=csv data.path=inquiries.csv")
+    parser.add_argument("--dir", type=Path, metavar="DIR", help="default: FEDBANK_HOME, or the current folder")
+    chosen = parser.parse_intermixed_args(list(words))
+    home, config = find_home(chosen.dir), load_client(chosen.overrides)
+    if not home.joined:
+        raise RunError(
+            f"Expected {home.bank} to be a member of {home.consortium}, got no join package yet. Send {home.request} to "
+            "the coordinator, then: fedbank client join PACKAGE"
+        )
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    _log_to(home.folder / "client.log")
+    quiet_libraries()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+
+    from fedbank_client.resident import serve  # torch, transformers and Flower take seconds
+
+    serve(home, config, stop, console.print)
+    return 0
+
+
+def status_command(words: Sequence[str]) -> int:
+    """``fedbank client status``"""
+    parser = argparse.ArgumentParser(
+        prog="fedbank client status", description="How this bank's process is, and which campaign it agreed to."
+    )
+    parser.add_argument("--dir", type=Path, metavar="DIR", help="default: FEDBANK_HOME, or the current folder")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    chosen = parser.parse_args(list(words))
+    home = find_home(chosen.dir)
+    about = _status(home)
+    if chosen.json:
+        sys.stdout.write(json.dumps(about, indent=2) + "\n")
+        return 0
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{home.bank}, member of {home.consortium}: {about['state']} since {about['since'] or 'never'}")
+    console.print(f"last answer of the coordinator: {about['last_poll'] or 'none'}")
+    console.print(f"campaign: {about['campaign'] or 'none agreed to'}")
+    if about["last_error"]:
+        console.print(f"last problem: {about['last_error']}")
+    return 0
+
+
+def status_file(home: Home) -> Path:
+    """Where the resident process says how it is."""
+    return home.folder / "status.json"
+
+
+def _status(home: Home) -> dict[str, object]:
+    try:
+        about: dict[str, object] = json.loads(status_file(home).read_bytes())
+    except (OSError, ValueError):
+        about = {"state": "never started", "since": "", "last_poll": "", "last_error": "", "pid": None}
+    current = home.folder / "campaigns" / "current"
+    campaign = current.read_text("utf-8") if current.exists() else None
+    return {"bank": home.bank, "consortium": home.consortium, "campaign": campaign, **about}
+
+
+def _log_to(path: Path) -> None:
+    """The bank's own log, which never leaves it."""
+    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logger = logging.getLogger("fedbank")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
