@@ -219,6 +219,56 @@ def client_context(authority: Path, certificate: Path, key: Path) -> ssl.SSLCont
     return context
 
 
+def explain_tls(error: ssl.SSLError, address: str, certificate: Path) -> str:
+    """One sentence for a person whose TLS connection to ``address`` failed; ``certificate`` is the own one."""
+    code = getattr(error, "verify_code", None)
+    if code in _SERVER_FAULTS:
+        return f"Expected the certificate of the server at {address} to be {_SERVER_FAULTS[code]}"
+    for alert, (expected, remedy) in _OWN_FAULTS.items():
+        if alert in (error.reason or ""):
+            return (
+                f"Expected {certificate} to be {expected} for the server at {address}, got {_validity(certificate)}, "
+                f"which it refused. {remedy}"
+            )
+    got = error.reason or "an ended connection"
+    return f"Expected TLS 1.3 with the server at {address}, got: {got}. Check the address."
+
+
+_OTHER_ISSUER = (
+    "of this consortium's authority, got one of another. Check the address; if it is right, somebody stands between."
+)
+_SERVER_FAULTS = {
+    9: "valid now, got one that is not valid yet. Set this machine's clock.",
+    10: "valid now, got one that has expired. Let the coordinator run: fedbank server renew",
+    18: _OTHER_ISSUER,
+    19: _OTHER_ISSUER,
+    20: _OTHER_ISSUER,
+    21: _OTHER_ISSUER,
+    62: "for that name, got one for another. Check the address, or let the coordinator run: fedbank server renew",
+    64: "for that address, got one for another. Check it, or let the coordinator run: fedbank server renew",
+}
+"""By OpenSSL's X509_V_ERR_* codes (x509_vfy.h)."""
+_RENEW = "Ask the coordinator for a new one: fedbank server renew --bank BANK -o PACKAGE"
+_OWN_FAULTS = {
+    "CERTIFICATE_EXPIRED": ("valid", _RENEW),
+    "UNKNOWN_CA": ("of its authority", "Check that the address is that of this consortium."),
+    "CERTIFICATE_REQUIRED": ("shown", "Run: fedbank client doctor"),
+    "CERTIFICATE_REVOKED": ("a member's", "Ask the coordinator why this bank was revoked."),
+    "ACCESS_DENIED": ("a member's", "Ask the coordinator why this bank was revoked."),
+    "BAD_CERTIFICATE": ("valid now", "Compare the clocks of both machines."),
+    "CERTIFICATE_UNKNOWN": ("a member's", "Run: fedbank client doctor"),
+}
+"""By the alert that the server sends (RFC 8446, 6.2), in OpenSSL's spelling."""
+
+
+def _validity(path: Path) -> str:
+    try:
+        certificate = read_certificate(path)
+    except CertificateError:
+        return "a damaged file"
+    return f"one valid from {_day(certificate.not_valid_before_utc)} to {_day(certificate.not_valid_after_utc)}"
+
+
 def _no_prompt(key: Path) -> Callable[[], str]:
     """A resident process has nobody to type a passphrase; OpenSSL would wait for one."""
 

@@ -76,13 +76,16 @@ def join(home: Home, content: bytes, now: datetime) -> None:
     certificate = parse_certificate(package.certificate.encode(), "the join package")
     _check_certificate(home, certificate, now)
     roster = read_roster(package.roster, home.coordinator_key)
+    if home.roster.exists() and home.read_roster().sequence > roster.sequence:
+        roster = home.read_roster()
     member = roster.active().get(home.bank)
     own = home.load_signing_key().public, node_key_line(home.load_node_key().public_key()), fingerprint(certificate)
     if member is None or (member.signing_key, member.node_key, member.certificate_sha256) != own:
         raise DocumentError(
-            f"Expected {home.bank} with its own keys in the package's roster, got others. Ask for another."
+            f"Expected a package that makes {home.bank} a member with its own keys, got one that does not, or no "
+            "longer. Ask the coordinator for another."
         )
-    if not home.roster.exists() or roster.sequence > home.read_roster().sequence:
+    if not home.roster.exists() or home.read_roster().sequence < roster.sequence:
         home.store_roster(package.roster)
     with locked(home.folder):
         write_atomic(home.certificate, to_pem(certificate))

@@ -12,7 +12,9 @@ from typing import Any
 from fedbank.errors import ConfigError
 from fedbank.membership.documents import Invitation
 from fedbank.membership.folders import read_document
+from fedbank.membership.health import report
 from fedbank.membership.terms import BANK, BANK_MEANING
+from fedbank_client.doctor import examine
 from fedbank_client.enrolment import enrol, join, leave
 from fedbank_client.home import find_home
 from fedbank_client.policy import CampaignOffer, PolicyError, read_policy
@@ -111,6 +113,20 @@ def policy_command(words: Sequence[str]) -> int:
         fits = "" if chosen.offer is None else " The campaign fits." if refusal is None else f"\nfail  {refusal}"
         _say(f"ok    {home.policy} is understood.{fits}")
     return 0 if refusal is None else 2
+
+
+def doctor_command(words: Sequence[str]) -> int:
+    """``fedbank client doctor``"""
+    parser = argparse.ArgumentParser(
+        prog="fedbank client doctor",
+        description="Check this bank's folder, its machine and the way to the coordinator; exits with 2 if something "
+        "fails.",
+    )
+    _add_folder(parser)
+    parser.add_argument("--offline", action="store_true", help="do not connect to the coordinator")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    chosen = parser.parse_args(list(words))
+    return report(examine(find_home(chosen.dir), _now, reach=not chosen.offline), as_json=chosen.json)
 
 
 def _plain(value: object) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from fedbank.certificates import SERVER_AUTH, Authority, load_key, new_key, read_certificate, save_key, to_pem
 from fedbank.durable import write_atomic
 from fedbank.errors import ConfigError
-from fedbank.membership.folders import new_folder
+from fedbank.membership.folders import locked, new_folder
 from fedbank.membership.terms import NAME
 from fedbank.sealing.keys import SigningKey
 from fedbank.sealing.roster import Roster, sign_roster
@@ -45,17 +45,24 @@ def create_consortium(
         authority = Authority.create(name, now)
         save_key(files.authority_key, authority.key, passphrase)
         write_atomic(files.authority, to_pem(authority.certificate))
-        key = new_key()
-        save_key(files.key, key)
-        certificate = authority.issue(hosts[0], key.public_key(), SERVER_AUTH, now, days=_SERVER_DAYS, hosts=hosts)
-        write_atomic(files.certificate, to_pem(certificate))
         coordinator = SigningKey.generate()
         coordinator.save(files.coordinator_key)
         write_atomic(files.coordinator_public, coordinator.public.hex().encode() + b"\n")
         write_atomic(files.operator_token, secrets.token_hex(_TOKEN_BYTES).encode() + b"\n", mode=0o600)
         write_atomic(files.roster, sign_roster(Roster(name, 1, coordinator.public, {}), coordinator))
         write_atomic(files.settings, render_settings(name, hosts, port).encode())
-        read_consortium(building)
+        renew_server(building, authority, now)
+
+
+def renew_server(folder: Path, authority: Authority, now: datetime) -> tuple[str, ...]:
+    """A new key and certificate for the server, for the hosts in consortium.yaml, which are returned."""
+    files, hosts = Files(folder), read_consortium(folder).hosts()
+    key = new_key()
+    certificate = authority.issue(hosts[0], key.public_key(), SERVER_AUTH, now, days=_SERVER_DAYS, hosts=hosts)
+    with locked(folder):
+        save_key(files.key, key)
+        write_atomic(files.certificate, to_pem(certificate))
+    return hosts
 
 
 def load_authority(files: Files, passphrase: bytes | None) -> Authority:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedbank.certificates import CLIENT_AUTH, Authority, CertificateError, fingerprint, read_certificate, to_pem
 from fedbank.durable import append_durable, write_atomic
@@ -21,7 +22,7 @@ from fedbank.membership.folders import locked, utc
 from fedbank.membership.signed import DocumentError
 from fedbank.sealing.keys import SigningKey
 from fedbank.sealing.roster import Member, Roster, read_roster, sign_roster
-from fedbank_server.consortium import Files, read_consortium
+from fedbank_server.consortium import Consortium, Files, read_consortium
 from fedbank_server.invitations import check_invitation, mark_used, withdraw
 
 _MEMBER_DAYS = 365
@@ -58,15 +59,31 @@ def admit(folder: Path, content: bytes, authority: Callable[[], Authority], now:
             )
             roster = _store(files, roster, member, coordinator)
         mark_used(files, request.invitation, digest)
-        package = JoinPackage(
-            consortium.name,
-            request.bank,
-            files.certificate_of(request.bank).read_text("ascii"),
-            to_pem(read_certificate(files.authority)).decode(),
-            sign_roster(roster, coordinator),
-            consortium.terms,
-        )
-        return request, package.write(coordinator)
+        return request, _package(files, consortium, request.bank, roster, coordinator)
+
+
+def renew(folder: Path, bank: str, authority: Callable[[], Authority], now: datetime) -> bytes:
+    """A new certificate for the same key of a member, before or after the old one expires; the join package to send.
+
+    From now on only the new certificate is the member's: the bank is out until it joins with the package.
+
+    Raises:
+        RunError: no active member.
+    """
+    files, consortium = Files(folder), read_consortium(folder)
+    with locked(folder):
+        roster = _read(files)
+        member = roster.active().get(bank)
+        if member is None:
+            raise _no_member(roster, bank)
+        coordinator = SigningKey.load(files.coordinator_key)
+        key = read_certificate(files.certificate_of(bank)).public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise CertificateError(f"Expected a P-256 key in {files.certificate_of(bank)}, got another kind.")
+        certificate = authority().issue(bank, key, CLIENT_AUTH, now, days=_MEMBER_DAYS)
+        _record_certificate(files, bank, certificate, now)
+        roster = _store(files, roster, replace(member, certificate_sha256=fingerprint(certificate)), coordinator)
+        return _package(files, consortium, bank, roster, coordinator)
 
 
 def revoke(folder: Path, bank: str, now: datetime, *, reason: str) -> Member:
@@ -80,8 +97,7 @@ def revoke(folder: Path, bank: str, now: datetime, *, reason: str) -> Member:
         roster = _read(files)
         member = roster.members.get(bank)
         if member is None:
-            known = ", ".join(roster.members) or "none yet"
-            raise RunError(f"Expected a member (of: {known}), got {bank!r:.80}. See fedbank server members.")
+            raise _no_member(roster, bank)
         withdraw(files, bank, now)
         if member.revoked is not None:
             return member
@@ -118,6 +134,23 @@ def member_of(folder: Path, certificate: bytes) -> Member | None:
         if member.certificate_sha256 == presented:
             return member
     return None
+
+
+def _package(files: Files, consortium: Consortium, bank: str, roster: Roster, coordinator: SigningKey) -> bytes:
+    package = JoinPackage(
+        consortium.name,
+        bank,
+        to_pem(read_certificate(files.certificate_of(bank))).decode(),
+        to_pem(read_certificate(files.authority)).decode(),
+        sign_roster(roster, coordinator),
+        consortium.terms,
+    )
+    return package.write(coordinator)
+
+
+def _no_member(roster: Roster, bank: str) -> RunError:
+    known = ", ".join(roster.active()) or "none yet"
+    return RunError(f"Expected a member ({known:.300}), got {bank!r:.80}. See fedbank server members.")
 
 
 def _is_admitted(files: Files, roster: Roster, request: JoinRequest) -> bool:

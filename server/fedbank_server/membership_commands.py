@@ -1,30 +1,34 @@
-"""The coordinator's commands around membership: init, invite, admit, members, revoke, backup, restore, doctor."""
+"""The coordinator's commands around membership: init, invite, admit, members, revoke, renew, ..."""
 
 import argparse
-import getpass
 import json
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from fedbank.certificates import CertificateError, read_private
+from fedbank.certificates import Authority
 from fedbank.durable import write_atomic
 from fedbank.errors import ConfigError, RunError
 from fedbank.membership.folders import locked, read_document, utc
+from fedbank.membership.health import report
 from fedbank.membership.terms import BANK, BANK_MEANING
 from fedbank.sealing.keys import SigningKey
 from fedbank.sealing.roster import COORDINATOR, Roster
-from fedbank_server.authority import DEFAULT_HOSTS, DEFAULT_PORT, create_consortium, load_authority
+from fedbank_server.arguments import add_folder, add_json, add_passphrase, read_passphrase, refuse_file
+from fedbank_server.authority import DEFAULT_HOSTS, DEFAULT_PORT, create_consortium, load_authority, renew_server
+from fedbank_server.backup import back_up, restore
 from fedbank_server.consortium import Files, find_folder, read_consortium
+from fedbank_server.doctor import examine
 from fedbank_server.invitations import invite, read_invitations
-from fedbank_server.members import active_members, admit, expiry_of, revoke
+from fedbank_server.members import active_members, admit, expiry_of, renew, revoke
 
 
 def init_command(words: Sequence[str]) -> int:
@@ -41,11 +45,11 @@ def init_command(words: Sequence[str]) -> int:
         "--host", action="append", help="where banks reach the server, name or IP; several (default: this machine only)"
     )
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help=f"for banks (default: {DEFAULT_PORT})")
-    _add_passphrase(parser)
+    add_passphrase(parser)
     chosen = parser.parse_args(list(words))
     hosts = tuple(dict.fromkeys(chosen.host or DEFAULT_HOSTS))
     create_consortium(
-        chosen.folder, chosen.name, _now(), hosts=hosts, port=chosen.port, passphrase=_passphrase(chosen, new=True)
+        chosen.folder, chosen.name, _now(), hosts=hosts, port=chosen.port, passphrase=read_passphrase(chosen, new=True)
     )
     _say(
         f"Made the consortium {chosen.name} in {chosen.folder}, reached at {', '.join(hosts)}, port {chosen.port}.\n"
@@ -63,7 +67,7 @@ def invite_command(words: Sequence[str]) -> int:
         description="Write a one-time invitation for a bank. Whoever has the file can join in that bank's name: send "
         "it in confidence.",
     )
-    _add_folder(parser)
+    add_folder(parser)
     parser.add_argument("--bank", required=True, help=BANK_MEANING)
     parser.add_argument("--valid-hours", type=float, default=24.0, metavar="H", help="default: 24")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the invitation's file")
@@ -73,7 +77,7 @@ def invite_command(words: Sequence[str]) -> int:
     if not 0 < chosen.valid_hours <= 24 * 30:
         raise ConfigError(f"Expected --valid-hours above 0 and at most 720, got {chosen.valid_hours}. 24 is usual.")
     files, consortium = Files(folder), read_consortium(folder)
-    _refuse_file(chosen.output)
+    refuse_file(chosen.output)
     with locked(folder):
         if bank in active_members(folder).active():
             raise RunError(f"Expected a bank that is no member yet, got {bank}. See fedbank server members.")
@@ -96,15 +100,15 @@ def admit_command(words: Sequence[str]) -> int:
         "package to send back. The same request again writes the same membership again.",
     )
     parser.add_argument("request", type=Path, metavar="REQUEST", help="the bank's request.json")
-    _add_folder(parser)
+    add_folder(parser)
     parser.add_argument("-o", "--output", type=Path, metavar="PACKAGE", help="default: BANK.package.json")
-    _add_passphrase(parser)
+    add_passphrase(parser)
     chosen = parser.parse_args(list(words))
     folder = find_folder(chosen.dir)
     content = read_document(chosen.request)
     if chosen.output is not None:
-        _refuse_file(chosen.output)
-    request, package = admit(folder, content, lambda: load_authority(Files(folder), _passphrase(chosen)), _now())
+        refuse_file(chosen.output)
+    request, package = admit(folder, content, partial(_authority, folder, chosen), _now())
     output = chosen.output or Path(f"{request.bank}.package.json")
     write_atomic(output, package)
     _say(
@@ -119,8 +123,8 @@ def members_command(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="fedbank server members", description="Members, revoked members and open invitations."
     )
-    _add_folder(parser)
-    _add_json(parser)
+    add_folder(parser)
+    add_json(parser)
     chosen = parser.parse_args(list(words))
     folder = find_folder(chosen.dir)
     shown = _statement(Files(folder), active_members(folder), _now())
@@ -146,13 +150,90 @@ def revoke_command(words: Sequence[str]) -> int:
         description="End a bank's membership at once: listeners refuse it within seconds, running campaigns included.",
     )
     parser.add_argument("bank", metavar="BANK")
-    _add_folder(parser)
+    add_folder(parser)
     parser.add_argument("--reason", default="", help="goes into the journal")
     chosen = parser.parse_args(list(words))
     folder = find_folder(chosen.dir)
     member = revoke(folder, chosen.bank, _now(), reason=chosen.reason[:500])
     _say(f"{member.bank} is no member since {member.revoked}. Roster {active_members(folder).sequence}.")
     return 0
+
+
+def renew_command(words: Sequence[str]) -> int:
+    """``fedbank server renew``"""
+    parser = argparse.ArgumentParser(
+        prog="fedbank server renew",
+        description="A new certificate for the server (for the hosts in consortium.yaml; restart it then), or with "
+        "--bank for a member's same key: write the package for it to join with again.",
+    )
+    add_folder(parser)
+    parser.add_argument("--bank", metavar="BANK", help="a member; until it has joined again it is refused")
+    parser.add_argument("-o", "--output", type=Path, metavar="PACKAGE", help="default: BANK.package.json")
+    add_passphrase(parser)
+    chosen = parser.parse_args(list(words))
+    folder = find_folder(chosen.dir)
+    authority = partial(_authority, folder, chosen)
+    if chosen.bank is None:
+        hosts = renew_server(folder, authority(), _now())
+        _say(f"Made a new certificate for {', '.join(hosts)}. Restart the server.")
+        return 0
+    bank = _bank(chosen.bank)
+    output = chosen.output or Path(f"{bank}.package.json")
+    refuse_file(output)
+    write_atomic(output, renew(folder, bank, authority, _now()))
+    _say(f"Wrote the new join package of {bank} to {output}: send it, to be joined with again.")
+    return 0
+
+
+def backup_command(words: Sequence[str]) -> int:
+    """``fedbank server backup FILE``"""
+    parser = argparse.ArgumentParser(
+        prog="fedbank server backup",
+        description="Write the whole folder into one file, with checksums. It holds every key: give a passphrase, or "
+        "keep it as safe as the folder. The server may run meanwhile.",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="a new file")
+    add_folder(parser)
+    add_passphrase(parser)
+    chosen = parser.parse_args(list(words))
+    made = back_up(find_folder(chosen.dir), chosen.file, read_passphrase(chosen, new=True))
+    _say(f"Wrote {made.files} files, {made.size / 1e6:.1f} MB, to {chosen.file}.")
+    if made.left_out:
+        _say(f"Left out links and special files: {', '.join(made.left_out)}.")
+    return 0
+
+
+def restore_command(words: Sequence[str]) -> int:
+    """``fedbank server restore FILE DIR``"""
+    parser = argparse.ArgumentParser(
+        prog="fedbank server restore", description="Make a new folder from a backup, once every checksum is right."
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="from fedbank server backup")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a folder that does not exist yet")
+    add_passphrase(parser)
+    chosen = parser.parse_args(list(words))
+    made = restore(chosen.file, chosen.folder, read_passphrase(chosen))
+    _say(
+        f"Made {chosen.folder} from {made.files} files. What changed after the backup is lost: revoke again whoever "
+        "was revoked since, and compare\n"
+        f"  fedbank server members --dir {chosen.folder}"
+    )
+    return 0
+
+
+def doctor_command(words: Sequence[str]) -> int:
+    """``fedbank server doctor``"""
+    parser = argparse.ArgumentParser(
+        prog="fedbank server doctor", description="Check the coordinator's folder; exits with 2 if something fails."
+    )
+    add_folder(parser)
+    add_json(parser)
+    chosen = parser.parse_args(list(words))
+    return report(examine(find_folder(chosen.dir), _now()), as_json=chosen.json)
+
+
+def _authority(folder: Path, chosen: argparse.Namespace) -> Authority:
+    return load_authority(Files(folder), read_passphrase(chosen))
 
 
 def _statement(files: Files, roster: Roster, now: datetime) -> dict[str, Any]:
@@ -189,43 +270,6 @@ def _bank(name: str) -> str:
     if not re.fullmatch(BANK, name) or name == COORDINATOR:
         raise ConfigError(f"Expected {BANK_MEANING}, got {name!r:.80}. Choose another.")
     return name
-
-
-def _refuse_file(path: Path) -> None:
-    """Output files are never overwritten, and are tried before anything changes."""
-    if path.exists():
-        raise RunError(f"Expected a new file, got {path}, which exists. Choose another; nothing was changed.")
-    if not path.absolute().parent.is_dir():
-        raise RunError(f"Expected {path} in a folder that exists, got none. Make it first; nothing was changed.")
-
-
-def _add_folder(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dir", type=Path, metavar="DIR", help="default: FEDBANK_HOME, or the current folder")
-
-
-def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-
-
-def _add_passphrase(parser: argparse.ArgumentParser) -> None:
-    """Never as a word on the command line, which every process on the machine can read."""
-    either = parser.add_mutually_exclusive_group()
-    either.add_argument("--passphrase-file", type=Path, metavar="F", help="a file (mode 0600) whose first line it is")
-    either.add_argument("--passphrase", action="store_true", help="ask for it")
-
-
-def _passphrase(chosen: argparse.Namespace, *, new: bool = False) -> bytes | None:
-    if chosen.passphrase_file is not None:
-        lines = read_private(chosen.passphrase_file).splitlines()
-        if not lines or not lines[0]:
-            raise CertificateError(f"Expected a passphrase in {chosen.passphrase_file}, got an empty line.")
-        return lines[0]
-    if not chosen.passphrase:
-        return None
-    given = getpass.getpass("Passphrase: ")
-    if new and getpass.getpass("Once more: ") != given:
-        raise ConfigError("Expected the same passphrase twice, got two. Nothing was made; try again.")
-    return given.encode()
 
 
 def _now() -> datetime:
