@@ -1,38 +1,67 @@
 """The bank's ``ClientApp``: the same object for a simulation and for a deployment."""
 
+import secrets
 from collections.abc import Callable
+from typing import Protocol
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedbank.adapter.update import PAYLOAD, RECORD
-from fedbank_client.bank import Bank
-from fedbank_client.egress import Enrolment, Outgoing, refusal_for, reply
+from fedbank.adapter.update import NONCE_BYTES, PAYLOAD, QUESTION, RECORD, REQUEST, Presence, Update
+from fedbank.errors import UpdateError
+from fedbank_client.egress import Outgoing, refusal_for, reply
+from fedbank_client.seal import BankSeal
 
 
-def make_client_app(open_bank: Callable[[Context], Bank], on_failure: Callable[[Exception], None]) -> ClientApp:
+class Trainer(Protocol):
+    """What the app asks a bank for; ``fedbank_client.bank.Bank`` is one."""
+
+    name: str
+
+    def train(self, request: bytes) -> Update:
+        """The bank's update to one round, charged once, the same bytes every time."""
+
+
+def make_client_app(
+    open_bank: Callable[[Context], Trainer],
+    on_failure: Callable[[Exception], None],
+    find_seal: Callable[[Context], BankSeal],
+) -> ClientApp:
     """A Flower ``ClientApp`` that answers for the bank that ``open_bank`` finds for a node's context.
 
-    Whatever goes wrong, the coordinator learns one of three fixed reasons. ``on_failure`` gets the exception itself,
-    which may speak of private data: a bank writes it to its own log, a simulation (where nobody is outside) raises it.
+    Nothing that a message says is read before the coordinator's signature was verified with the bank's seal
+    (``find_seal``), and every answer is signed with it. Whatever goes wrong, the coordinator learns one of three fixed
+    reasons. ``on_failure`` gets the exception itself, which may speak of private data: a bank writes it to its own log,
+    a simulation (where nobody is outside) raises it.
     """
     app = ClientApp()
+    instance = secrets.token_hex(8)
 
-    def answer(message: Message, act: Callable[[], Outgoing]) -> Message:
+    def answer(message: Message, context: Context, act: Callable[[BankSeal], Outgoing]) -> Message:
         try:
-            outgoing = act()
+            seal = find_seal(context)
+            return reply(message, act(seal), seal)
         except Exception as error:  # noqa: BLE001 - whatever it is, its text must not leave
             on_failure(error)
             outgoing = refusal_for(error)
-        return reply(message, outgoing)
+        return reply(message, outgoing, None)
 
     @app.query("enrol")
     def enrol(message: Message, context: Context) -> Message:
-        return answer(message, lambda: Enrolment(open_bank(context).name))
+        def act(seal: BankSeal) -> Presence:
+            nonce = seal.open(QUESTION, _payload(message))
+            if len(nonce) != NONCE_BYTES:
+                raise UpdateError(f"Expected a question of {NONCE_BYTES} random bytes, got {len(nonce)}.")
+            return Presence(open_bank(context).name, instance, nonce.hex())
+
+        return answer(message, context, act)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        return answer(message, lambda: open_bank(context).train(_payload(message)))
+        def act(seal: BankSeal) -> Update:
+            return open_bank(context).train(seal.open(REQUEST, _payload(message)))
+
+        return answer(message, context, act)
 
     return app
 

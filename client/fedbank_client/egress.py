@@ -4,23 +4,13 @@ The allow-list is a type. Whoever has something else to send (a loss, a count, t
 function to call, and a subclass that carries more is refused when it is sent.
 """
 
-from dataclasses import dataclass
 from enum import Enum
 
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 
-from fedbank.adapter.update import PAYLOAD, RECORD, Update
+from fedbank.adapter.update import PAYLOAD, PRESENCE, RECORD, REFUSED_CODE, UPDATE, Presence, Update
 from fedbank.errors import PrivacyError, UpdateError
-
-_REFUSED = 100
-"""Flower's own error codes end far below."""
-
-
-@dataclass(frozen=True, slots=True)
-class Enrolment:
-    """The bank's public name, as an answer to who is there."""
-
-    bank: str
+from fedbank_client.seal import BankSeal
 
 
 class Refusal(Enum):
@@ -31,7 +21,7 @@ class Refusal(Enum):
     FAILURE = "refused: the bank could not finish the round"
 
 
-Outgoing = Enrolment | Update | Refusal
+Outgoing = Presence | Update | Refusal
 
 
 def refusal_for(error: Exception) -> Refusal:
@@ -41,15 +31,18 @@ def refusal_for(error: Exception) -> Refusal:
     return Refusal.REQUEST if isinstance(error, UpdateError) else Refusal.FAILURE
 
 
-def reply(message: Message, outgoing: Outgoing) -> Message:
-    """The answer to ``message``; ``TypeError`` for anything that is not on the list, subclasses included."""
-    if type(outgoing) is Enrolment:
-        return _reply(message, outgoing.bank.encode())
-    if type(outgoing) is Update:
-        return _reply(message, outgoing.to_bytes())
+def reply(message: Message, outgoing: Outgoing, seal: BankSeal | None) -> Message:
+    """The answer to ``message``; ``TypeError`` for anything that is not on the list, subclasses included.
+
+    Everything but a refusal is signed with the bank's ``seal``; a bank without one can only refuse.
+    """
     if type(outgoing) is Refusal:
-        return Message(Error(_REFUSED, outgoing.value), reply_to=message)
-    raise TypeError(f"expected one of Enrolment, Update, Refusal; got {type(outgoing).__name__}; nothing was sent")
+        return Message(Error(REFUSED_CODE, outgoing.value), reply_to=message)
+    if seal is not None and type(outgoing) is Presence:
+        return _reply(message, seal.close(PRESENCE, outgoing.to_bytes()))
+    if seal is not None and type(outgoing) is Update:
+        return _reply(message, seal.close(UPDATE, outgoing.to_bytes()))
+    raise TypeError(f"expected one of Presence, Update, Refusal; got {type(outgoing).__name__}; nothing was sent")
 
 
 def _reply(message: Message, payload: bytes) -> Message:

@@ -1,5 +1,9 @@
-"""What travels between coordinator and bank: the request for a round, and the update that answers it."""
+"""What travels between coordinator and bank, each in a signed envelope.
 
+A question who is there and the bank's answer; the request for a round and the update that answers it.
+"""
+
+import json
 from dataclasses import dataclass
 
 from fedbank.adapter.state import AdapterSpec, Released, Tensors, from_bytes, to_bytes
@@ -7,6 +11,46 @@ from fedbank.errors import UpdateError
 
 RECORD, PAYLOAD = "fedbank", "payload"
 """The one record of a message and its one value: the names on the wire, for both apps."""
+
+QUESTION, PRESENCE, REQUEST, UPDATE = "question", "presence", "request", "update"
+"""The kinds of envelopes. The coordinator signs questions and requests in the name of ``COORDINATOR``."""
+
+COORDINATOR = "coordinator"
+REFUSED_CODE = 100
+"""The code of a bank's refusal among the errors of Flower, whose own codes end far below."""
+
+NONCE_BYTES = 16
+"""A question is that many random bytes."""
+
+_MAX_PRESENCE_BYTES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """A bank's answer to who is there: its name, which start of its app this is, and the question it answers.
+
+    ``instance`` is drawn at every start: a new one tells the coordinator that what was asked before is lost.
+    ``nonce`` repeats the question's random bytes (hexadecimal), so that nobody can answer with an old answer.
+    """
+
+    bank: str
+    instance: str
+    nonce: str
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON."""
+        fields = {"bank": self.bank, "instance": self.instance, "nonce": self.nonce}
+        return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "Presence":
+        """Parse an answer; ``UpdateError`` if it is anything else."""
+        try:
+            fields: dict[str, str] = json.loads(content) if len(content) <= _MAX_PRESENCE_BYTES else {}
+        except (ValueError, RecursionError) as error:
+            raise UpdateError("Expected who is there in JSON, got something else. Nothing was used.") from error
+        _expect_fields(fields, {}, {"bank": str, "instance": str, "nonce": str})
+        return cls(fields["bank"], fields["instance"], fields["nonce"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,30 +1,29 @@
-"""A campaign's rounds as a state machine: values in, values out; no network, no file, no clock."""
+"""A campaign's rounds as a state machine: values in, values out; no network, no file, no clock.
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+::
+
+    PLANNED -collect-> COLLECTING -aggregate-> AGGREGATING -committed-> COMMITTED
+       ^                    |
+       +------retry---- ABORTED       below the quorum at the deadline: nothing changed, the same round again
+
+``now`` is seconds since 1970, steady within a process. Everything of a round but the updates themselves is in one
+``Round``; it can be written down between any two steps, and whoever reads it goes on from there.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedbank.adapter.state import AdapterSpec, Tensors, digest
-from fedbank.adapter.update import Update
+from fedbank.adapter.state import Released, Tensors, digest
+from fedbank.aggregation.admit import Refused
 from fedbank.aggregation.rules import average, refactor
-from fedbank.aggregation.server_step import ServerStep, StepState, apply_step
-from fedbank.errors import UpdateError
+from fedbank.aggregation.server_step import StepState, apply_step
+from fedbank.aggregation.terms import CampaignTerms
 
-
-@dataclass(frozen=True, slots=True)
-class CampaignTerms:
-    """What all parties of a campaign agreed on. ``weights`` are public, one per bank; ``plans`` plan digests."""
-
-    campaign: str
-    adapter: AdapterSpec
-    rule: str
-    server_step: ServerStep
-    num_rounds: int
-    num_local_steps: int
-    weights: Mapping[str, float]
-    plans: Mapping[str, str]
+_MAX_REFUSALS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,49 +39,168 @@ class GlobalState:
         return digest(self.adapter)
 
 
-class Round:
-    """Collects one update per bank, then commits. Admits only what belongs to this round."""
+class Phase(StrEnum):
+    """Where a round is."""
 
-    def __init__(self, terms: CampaignTerms, state: GlobalState) -> None:
-        self._terms = terms
-        self._state = state
-        self._base_digest = state.digest()
-        self._updates: dict[str, Update] = {}
-        self.number = state.round + 1
+    PLANNED = "planned"
+    COLLECTING = "collecting"
+    AGGREGATING = "aggregating"
+    COMMITTED = "committed"
+    ABORTED = "aborted"
+
+
+class Decision(StrEnum):
+    """What to do with a round that is being collected."""
+
+    WAIT = "wait"
+    AGGREGATE = "aggregate"
+    ABORT = "abort"
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """An update that counts.
+
+    SHA-256 of the signed payload, the signer's key (hexadecimal both), its bytes, and how long after the round began.
+    """
+
+    digest: str
+    key: str
+    num_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Aborted:
+    """An attempt that came to nothing: when, and why each bank was missing."""
+
+    attempt: int
+    at: float
+    missing: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round, all attempts together. Methods return the next state; ``ValueError`` from a phase that has none.
+
+    ``began`` is when the first attempt was planned, ``attempt`` counts from 1, ``series`` is the first attempt since
+    the campaign was last continued by a person, ``refusing`` are the banks that are not asked again in this attempt.
+    Only the first refusals of a round are kept, the rest are counted: nobody can fill the coordinator's disk.
+    """
+
+    number: int
+    base_digest: str
+    began: float
+    phase: Phase = Phase.PLANNED
+    attempt: int = 1
+    series: int = 1
+    time_allowed_s: float | None = None
+    deadline: float | None = None
+    accepted: Mapping[str, Accepted] = field(default_factory=dict)
+    refusing: tuple[str, ...] = ()
+    refused: tuple[Refused, ...] = ()
+    refused_more: int = 0
+    aborted: tuple[Aborted, ...] = ()
 
     @property
-    def missing(self) -> set[str]:
-        """Banks whose update has not been admitted."""
-        return set(self._terms.weights) - set(self._updates)
+    def retries(self) -> int:
+        """Attempts before this one in the series."""
+        return self.attempt - self.series
 
-    def admit(self, update: Update) -> None:
-        """Take an update in; ``UpdateError`` if it is not a first update of a member to this very round."""
-        expected = (self._terms.campaign, self.number, self._base_digest, self._terms.num_local_steps)
-        got = (update.campaign, update.round, update.base_digest, update.num_steps)
-        if update.bank not in self._terms.weights:
-            raise UpdateError(f"Expected an update of a member, got one of {update.bank!r}. It was not used.")
-        if update.bank in self._updates:
-            raise UpdateError(
-                f"Expected one update of {update.bank} in round {self.number}, got a second. It was not used."
-            )
-        if got != expected or update.plan_digest != self._terms.plans[update.bank]:
-            raise UpdateError(
-                f"Expected an update of {update.bank} to campaign, round, base adapter and steps {expected} "
-                f"under its agreed plan, got {got}. It was not used."
-            )
-        self._updates[update.bank] = update
+    def collect(self, now: float, time_allowed_s: float | None) -> "Round":
+        """Begin to collect, for ``time_allowed_s`` from ``now`` or without a deadline."""
+        self._expect(Phase.PLANNED)
+        deadline = None if time_allowed_s is None else now + time_allowed_s
+        return replace(self, phase=Phase.COLLECTING, time_allowed_s=time_allowed_s, deadline=deadline)
 
-    def commit(self) -> tuple[GlobalState, Tensors]:
-        """The next global state and the average change; ``ValueError`` while updates are missing.
+    def resumed(self, now: float, grace_s: float) -> "Round":
+        """After a restart: the deadline stands, but banks get ``grace_s`` to be found again.
 
-        Banks are summed in name order, whatever order they arrived in: the result does not depend on it.
+        A clock that was set back meanwhile cannot make the round longer than it was allowed to be.
         """
-        if self.missing:
-            raise ValueError(f"updates of {sorted(self.missing)} are missing")
-        banks = sorted(self._updates)
-        change = average([self._updates[b].tensors for b in banks], [self._terms.weights[b] for b in banks])
-        adapter, step = apply_step(self._terms.server_step, self._state.step, self._state.adapter, change)
-        if self._terms.rule == "fedsvd":
-            adapter, rotations = refactor(self._terms.adapter, adapter)
-            step = step.rotated(rotations)
-        return GlobalState(self.number, adapter, step), change
+        if self.phase is not Phase.COLLECTING or self.deadline is None or self.time_allowed_s is None:
+            return self
+        latest = now + self.time_allowed_s
+        return replace(self, deadline=min(max(self.deadline, now + grace_s), latest))
+
+    def accept(self, bank: str, accepted: Accepted) -> "Round":
+        """Count an update that is stored; the first of a bank."""
+        self._expect(Phase.COLLECTING)
+        if bank in self.accepted:
+            raise ValueError(f"{bank} is in already")
+        return replace(self, accepted={**self.accepted, bank: accepted})
+
+    def refuse(self, refused: Refused, *, final: bool) -> "Round":
+        """Note what was not used; ``final``: its bank is not asked again in this attempt."""
+        refusing = self.refusing
+        if final and refused.bank not in refusing:
+            refusing = (*refusing, refused.bank)
+        if len(self.refused) >= _MAX_REFUSALS:
+            return replace(self, refusing=refusing, refused_more=self.refused_more + 1)
+        return replace(self, refusing=refusing, refused=(*self.refused, refused))
+
+    def without(self, banks: Collection[str]) -> "Round":
+        """Do not count the updates of ``banks``: they are no longer members."""
+        self._expect(Phase.COLLECTING)
+        return replace(self, accepted={bank: value for bank, value in self.accepted.items() if bank not in banks})
+
+    def decide(self, now: float, needed: int, possible: Collection[str]) -> Decision:
+        """Wait for those of ``possible`` that neither sent nor refused, or stop, with or without a quorum."""
+        self._expect(Phase.COLLECTING)
+        waiting, have = set(possible) - set(self.accepted) - set(self.refusing), len(self.accepted)
+        over = self.deadline is not None and now >= self.deadline
+        if have >= needed and (over or not waiting):
+            return Decision.AGGREGATE
+        if over or have + len(waiting) < needed:
+            return Decision.ABORT
+        return Decision.WAIT
+
+    def aggregate(self) -> "Round":
+        """From here on nobody is let in: the result is that of the banks accepted by now."""
+        self._expect(Phase.COLLECTING)
+        return replace(self, phase=Phase.AGGREGATING)
+
+    def committed(self) -> "Round":
+        """The result is on disk."""
+        self._expect(Phase.AGGREGATING)
+        return replace(self, phase=Phase.COMMITTED)
+
+    def abort(self, now: float, missing: Mapping[str, str]) -> "Round":
+        """Give this attempt up; ``missing`` says of each bank why."""
+        self._expect(Phase.COLLECTING)
+        aborted = (*self.aborted, Aborted(self.attempt, now, dict(missing)))[-_MAX_REFUSALS:]
+        return replace(self, phase=Phase.ABORTED, deadline=None, aborted=aborted)
+
+    def exhausted(self, max_attempts: int) -> bool:
+        """Whether an aborted round is to be left to a person."""
+        return self.phase is Phase.ABORTED and self.retries + 1 >= max_attempts
+
+    def retry(self, *, new_series: bool) -> "Round":
+        """The same round again, from the same adapter, with the updates that are there."""
+        self._expect(Phase.ABORTED)
+        attempt = self.attempt + 1
+        series = attempt if new_series else self.series
+        return replace(self, phase=Phase.PLANNED, attempt=attempt, series=series, refusing=())
+
+    def _expect(self, phase: Phase) -> None:
+        if self.phase is not phase:
+            raise ValueError(f"expected a round that is {phase.value}, got one that is {self.phase.value}")
+
+
+def aggregate(
+    terms: CampaignTerms, state: GlobalState, banks: Collection[str], read: Callable[[str], Released]
+) -> tuple[GlobalState, Tensors]:
+    """The next global state and the average change of ``banks``, whose updates ``read`` gets one at a time.
+
+    Weights are the fixed ones of the terms, divided by their sum over the banks that take part. That reveals nothing
+    beyond who took part, which the coordinator sees anyway, and is post-processing of updates each of which is private
+    for itself. (Dividing by the sum over all banks instead would shorten the step whenever one is away.) Banks are
+    summed in name order, whatever order they arrived in: the result does not depend on it.
+    """
+    names = sorted(banks)
+    change = average(map(read, names), [terms.weights[bank] for bank in names])
+    adapter, step = apply_step(terms.server_step, state.step, state.adapter, change)
+    if terms.rule == "fedsvd":
+        adapter, rotations = refactor(terms.adapter, adapter)
+        step = step.rotated(rotations)
+    return GlobalState(state.round + 1, adapter, step), change

@@ -8,7 +8,7 @@ NumPy only. All rules weight the banks with public numbers. Rules differ in what
 * ``fedsvd``: as ``ffa``; after every round BA = UΣVᵀ, A ← Vᵀ, B ← UΣ (FedSVD, arXiv:2505.12805).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,16 +19,21 @@ RULES: Mapping[str, str] = {"fedavg": "AB", "ffa": "B", "fedsvd": "B"}
 """Every rule with what banks train under it."""
 
 
-def average(updates: Sequence[Released], weights: Sequence[float]) -> dict[str, NDArray[np.float32]]:
-    """Σ w_i·u_i / Σ w_i per tensor, accumulated in fp64 in the order given."""
-    total = sum(weights)
-    mean = {}
-    for name in updates[0]:
-        acc = np.zeros(updates[0][name].shape, np.float64)
-        for update, weight in zip(updates, weights, strict=True):
-            acc += (weight / total) * update[name]
-        mean[name] = acc.astype(np.float32)
-    return mean
+def average(updates: Iterable[Released], weights: Sequence[float]) -> dict[str, NDArray[np.float32]]:
+    """Σ w_i·u_i / Σ w_i per tensor, accumulated in fp64 in the order given.
+
+    Takes one update at a time: of an iterable that makes them as they are asked for, one is in memory.
+    """
+    total, coming = sum(weights), iter(updates)
+    sums: dict[str, NDArray[np.float64]] = {}
+    for weight in weights:
+        update = next(coming)
+        for name in update:
+            if name not in sums:
+                sums[name] = np.zeros(update[name].shape, np.float64)
+            sums[name] += (weight / total) * update[name]
+        del update  # before the next one is made
+    return {name: sums.pop(name).astype(np.float32) for name in list(sums)}
 
 
 def refactor(

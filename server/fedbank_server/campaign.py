@@ -1,59 +1,47 @@
-"""The coordinator's loop over a campaign's rounds, on any Flower ``Grid``.
+"""The coordinator's loop over a campaign's rounds, on any Flower ``Grid``, from wherever it was left.
 
-Asks every bank for its update, admits what belongs to the round, commits when all are in. It polls
-``push_messages``/``pull_messages`` itself: ``Grid.send_and_receive`` waits three seconds between looks.
+Collects each round (``collecting``), aggregates, commits: the new state's file is the commit, everything else follows
+from it. After a crash at any moment the same campaign goes on; a committed round is never committed again.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedbank.adapter.state import Tensors
-from fedbank.adapter.update import PAYLOAD, RECORD, RoundRequest, Update
-from fedbank.aggregation.rounds import CampaignTerms, GlobalState, Round
+from fedbank.adapter.state import Released, digest
+from fedbank.aggregation.admit import l2_norm
+from fedbank.aggregation.deadline import time_allowed
+from fedbank.aggregation.rounds import GlobalState, Phase, Round, aggregate
+from fedbank.aggregation.terms import CampaignTerms
 from fedbank.errors import RunError
+from fedbank_server.board import Board
+from fedbank_server.collecting import Collector
+from fedbank_server.history import CommittedLine, read_update, recompute
+from fedbank_server.nodes import CoordinatorKeys, Timing
+from fedbank_server.observer import CommittedRound, Observer, costs
 from fedbank_server.store import CampaignStore
 
-_NODES_TIMEOUT_S = 120.0
 
+class SteadyClock:
+    """Seconds since 1970 as the system says at the start, and from then on steady, whatever is done to its clock."""
 
-@dataclass(frozen=True, slots=True)
-class CommittedRound:
-    """One committed round: ``change_norm`` is the L2 norm of the average change, bytes are payload bytes."""
+    def __init__(self) -> None:
+        self._offset = time.time() - time.monotonic()
 
-    state: GlobalState
-    change_norm: float
-    seconds: float
-    bytes_up: int
-    bytes_down: int
-
-    def costs(self) -> dict[str, float]:
-        """What the round cost, as it is stored with the state."""
-        return {
-            "seconds": round(self.seconds, 4),
-            "bytes_up": self.bytes_up,
-            "bytes_down": self.bytes_down,
-            "update_norm": self.change_norm,
-        }
-
-
-class Observer(Protocol):
-    """Whoever watches a campaign; called in the coordinator's thread."""
-
-    def update_admitted(self, round_number: int, bank: str) -> None:
-        """A bank's update was admitted to the round."""
-
-    def round_committed(self, committed: CommittedRound) -> None:
-        """A round was committed and is already on disk."""
+    def __call__(self) -> float:
+        """Now."""
+        return self._offset + time.monotonic()
 
 
 class Campaign:
-    """Runs the rounds that are missing from ``store`` and leaves the final state there."""
+    """Runs the rounds that are missing from ``store`` and leaves the final state there.
+
+    With ``status_path`` the campaign's status is written there whenever it changes, and given to ``observer``.
+    """
 
     def __init__(
         self,
@@ -61,101 +49,160 @@ class Campaign:
         store: CampaignStore,
         initial: GlobalState,
         observer: Observer,
+        keys: CoordinatorKeys,
         *,
         stop: Callable[[], bool] = lambda: False,
-        poll_interval_s: float = 0.05,
+        timing: Timing | None = None,
+        status_path: Path | None = None,
     ) -> None:
-        self._terms = terms
-        self._store = store
-        self._initial = initial
-        self._observer = observer
-        self._stop = stop
-        self._poll_interval_s = poll_interval_s
+        self._terms, self._store, self._initial = terms, store, initial
+        self._observer, self._keys, self._stop = observer, keys, stop
+        self._timing = timing or Timing()
+        self._clock = SteadyClock()
+        self._board = Board(terms, status_path, observer.status_changed, self._clock)
 
     def run(self, grid: Grid) -> GlobalState:
-        """Run to the last round; returns early, after a committed round at the latest, when asked to stop."""
-        state = self._store.load(self._terms.adapter) or self._initial
-        if state.round >= self._terms.num_rounds:
+        """Run to the last round; returns early, with the last committed state, when asked to stop.
+
+        ``RunError`` if a round stayed below its quorum ``max_attempts`` times: the campaign is paused, and running it
+        again continues it. Without a deadline also if banks do not appear at all.
+        """
+        with self._store.exclusive():
+            state = self._settle()
+            collector = self._collector(grid)
+            while state.round < self._terms.num_rounds and not self._stop():
+                committed = self._run_round(collector, state)
+                if committed is None:
+                    break
+                state = committed.state
             return state
-        nodes = self._enrol(grid)
-        while state.round < self._terms.num_rounds and not self._stop():
-            committed = self._run_round(grid, nodes, state)
-            if committed is None:
-                break
-            state = committed.state
+
+    def _collector(self, grid: Grid) -> Collector:
+        return Collector(
+            grid,
+            self._terms,
+            self._store.rounds,
+            self._keys,
+            self._observer,
+            self._board,
+            self._timing,
+            stop=self._stop,
+            clock=self._clock,
+        )
+
+    def _settle(self) -> GlobalState:
+        """The committed state, with everything that a crash after its commit left to do done."""
+        state = self._store.load(self._terms.adapter) or self._initial
+        record, lines = self._store.rounds.load(), self._store.history.lines()
+        last = lines[-1].round if lines else 0
+        if last > state.round or (record is not None and record.number > state.round + 1):
+            raise RunError(
+                f"Expected the campaign's state to be of round {max(last, record.number - 1 if record else 0)}, got "
+                f"that of round {state.round}: it is an older copy. Restore the campaign's folder from one backup."
+            )
+        if record is not None and record.number == state.round and record.phase is Phase.AGGREGATING:
+            if last < state.round:
+                line = CommittedLine.of(self._terms, record, state.digest(), "", self._clock())
+                line = replace(line, change=recompute(self._terms, line, self._store.rounds))
+                self._store.history.append(line)
+            self._store.rounds.save(record.committed())
+        elif lines and last == state.round and lines[-1].adapter != state.digest():
+            raise RunError(
+                f"Expected the adapter that was committed in round {last} ({lines[-1].adapter[:12]}), got another one "
+                f"({state.digest()[:12]}). Restore the campaign's folder from one backup."
+            )
+        self._store.rounds.forget_before(state.round)
         return state
 
-    def _enrol(self, grid: Grid) -> dict[str, int]:
-        """Node id of every member bank, as the nodes themselves say."""
-        wanted = len(self._terms.weights)
-        deadline = time.monotonic() + _NODES_TIMEOUT_S
-        while len(node_ids := sorted(grid.get_node_ids())) < wanted and time.monotonic() < deadline:
-            time.sleep(self._poll_interval_s)
-        question = dict.fromkeys(node_ids, self._terms.campaign.encode())
-        replies = self._exchange(grid, "query.enrol", question)
-        nodes = {reply_payload(reply).decode(): reply.metadata.src_node_id for reply in replies}
-        if nodes.keys() != self._terms.weights.keys() and not self._stop():
-            raise RunError(
-                f"Expected the banks {sorted(self._terms.weights)} to enrol, got {sorted(nodes)}. "
-                "Check that every bank's client runs for this campaign."
-            )
-        return nodes
+    def _run_round(self, collector: Collector, state: GlobalState) -> CommittedRound | None:
+        """One round to its commit, or ``None`` if stopped before all updates are in (the banks keep theirs)."""
+        began, bytes_down = time.monotonic(), collector.bytes_down
+        record = self._begin(state)
+        while record.phase is not Phase.AGGREGATING:
+            if record.phase is Phase.PLANNED:
+                record = self._planned(record)
+            collected = collector.collect(record, state)
+            if collected is None:
+                return None
+            record = collected
+            if record.phase is Phase.ABORTED:
+                record = self._aborted(record, state)
+                if not self._pause(record):
+                    return None
+        collector.forget_round()
+        return self._commit(record, state, began, lambda: collector.bytes_down - bytes_down)
 
-    def _run_round(self, grid: Grid, nodes: dict[str, int], state: GlobalState) -> CommittedRound | None:
-        """One round, or ``None`` if stopped before all updates are in (the banks keep theirs)."""
-        began = time.monotonic()
-        current = Round(self._terms, state)
-        requests = {
-            nodes[bank]: RoundRequest(
-                self._terms.campaign, current.number, self._terms.plans[bank], state.adapter
-            ).to_bytes()
-            for bank in sorted(nodes)
-        }
-        bytes_up, bytes_down = 0, sum(map(len, requests.values()))
-        for reply in self._exchange(grid, "train", requests):
-            payload = reply_payload(reply)
-            update = Update.from_bytes(payload, self._terms.adapter)
-            current.admit(update)
-            bytes_up += len(payload)
-            self._observer.update_admitted(current.number, update.bank)
-        if current.missing:
-            return None
-        next_state, change = current.commit()
+    def _begin(self, state: GlobalState) -> Round:
+        """The round to work at: the one that a crash or a pause left, or a new one."""
+        record = self._store.rounds.load()
+        if record is None or record.number <= state.round:
+            return Round(state.round + 1, state.digest(), self._clock())
+        if record.base_digest != state.digest():
+            raise RunError(
+                f"Expected round {record.number} to start from the adapter {record.base_digest[:12]}, got "
+                f"{state.digest()[:12]}. Restore the campaign's folder from one backup."
+            )
+        if record.phase is Phase.ABORTED:
+            return record.retry(new_series=record.exhausted(self._terms.max_attempts))
+        return record.resumed(self._clock(), self._timing.restart_grace_s)
+
+    def _planned(self, record: Round) -> Round:
+        """The round as it is collected: its deadline is on disk before the first bank is asked."""
+        rule, allowed = self._terms.deadline, None
+        if rule is not None:
+            needed = self._terms.needed(len(self._terms.weights))
+            allowed = time_allowed(rule, self._store.history.seconds(rule.window), needed, record.retries)
+        record = record.collect(self._clock(), allowed)
+        self._store.rounds.save(record)
+        return record
+
+    def _aborted(self, record: Round, state: GlobalState) -> Round:
+        """The round for its next attempt; ``RunError`` after the last one."""
+        self._observer.round_aborted(record)
+        missing = "; ".join(f"{bank} ({why})" for bank, why in sorted(record.aborted[-1].missing.items()))
+        needed = self._terms.needed(sum(self._keys.find_key(bank) is not None for bank in self._terms.weights))
+        problem = (
+            f"Expected updates of at least {needed} of the {len(self._terms.weights)} banks to round {record.number}, "
+            f"got {len(record.accepted)} in attempt {record.retries + 1} of {self._terms.max_attempts}. "
+            f"Missing: {missing}. The global adapter is unchanged."
+        )
+        self._board.error(problem)
+        paused = record.exhausted(self._terms.max_attempts)
+        self._board.publish(record, state, needed, paused=paused)
+        if paused:
+            raise RunError(f"{problem} The campaign is paused: see to these banks, then run it again.")
+        return record.retry(new_series=False)
+
+    def _pause(self, record: Round) -> bool:
+        """Before a further attempt; ``False`` if a stop was asked for meanwhile."""
+        if record.phase is Phase.PLANNED:
+            end = time.monotonic() + self._timing.retry_pause_s
+            while time.monotonic() < end and not self._stop():
+                time.sleep(self._timing.poll_interval_s)
+        return not self._stop()
+
+    def _commit(self, record: Round, state: GlobalState, began: float, bytes_down: Callable[[], int]) -> CommittedRound:
+        needed = len(record.accepted)
+        self._board.publish(record, state, needed)
+
+        def read(bank: str) -> Released:
+            accepted = record.accepted[bank]
+            return read_update(self._terms, self._store.rounds, record.number, bank, accepted.key, accepted.digest)
+
+        next_state, change = aggregate(self._terms, state, record.accepted, read)
         _check_finite(next_state)
+        norm = float(f"{l2_norm(change):.6g}")  # the last digits depend on how memory happens to be aligned
+        bytes_up = sum(accepted.num_bytes for accepted in record.accepted.values())
         seconds = time.monotonic() - began
-        committed = CommittedRound(next_state, _norm(change), seconds, bytes_up, bytes_down)
-        self._store.save(next_state, committed.costs())
+        self._store.save(next_state, costs(norm, seconds, bytes_up, bytes_down()))
+        line = CommittedLine.of(self._terms, record, next_state.digest(), digest(change), self._clock())
+        self._store.history.append(line)
+        self._store.rounds.save(record.committed())
+        self._store.rounds.forget_before(record.number)
+        self._board.publish(record.committed(), next_state, needed)
+        committed = CommittedRound(next_state, norm, seconds, bytes_up, bytes_down(), line)
         self._observer.round_committed(committed)
         return committed
-
-    def _exchange(self, grid: Grid, message_type: str, payloads: Mapping[int, bytes]) -> Iterable[Message]:
-        """Send every node its payload and yield replies as they come, until all are in or a stop is asked for."""
-        messages = [Message(request_content(payload), node, message_type) for node, payload in payloads.items()]
-        waiting = set(grid.push_messages(messages))
-        while waiting and not self._stop():
-            replies = list(grid.pull_messages(waiting))
-            for reply in replies:
-                waiting.discard(reply.metadata.reply_to_message_id)
-                yield reply
-            if not replies:
-                time.sleep(self._poll_interval_s)
-
-
-def request_content(payload: bytes) -> RecordDict:
-    """One record with one value: a message of Flower costs a request for every object in it."""
-    return RecordDict({RECORD: ConfigRecord({PAYLOAD: payload})})
-
-
-def reply_payload(message: Message) -> bytes:
-    """The bytes of a reply; ``RunError`` if the bank's app failed."""
-    if message.has_error():
-        raise RunError(
-            f"Expected a reply from node {message.metadata.src_node_id}, got an error: {message.error.reason}"
-        )
-    payload = message.content.config_records[RECORD][PAYLOAD]
-    if not isinstance(payload, bytes):
-        raise RunError(f"Expected bytes from node {message.metadata.src_node_id}, got {type(payload).__name__}.")
-    return payload
 
 
 def _check_finite(state: GlobalState) -> None:
@@ -164,9 +211,3 @@ def _check_finite(state: GlobalState) -> None:
             f"Expected a finite global adapter after round {state.round}, got infinity or NaN: training diverged. "
             "Lower aggregation.learning_rate or training.learning_rate. The round was not committed."
         )
-
-
-def _norm(tensors: Tensors) -> float:
-    """To six digits: the last ones depend on how memory happens to be aligned."""
-    norm = np.sqrt(sum(float(np.square(tensor, dtype=np.float64).sum()) for tensor in tensors.values()))
-    return float(f"{norm:.6g}")

@@ -1,7 +1,8 @@
 """Where a campaign's committed rounds live, so that the same campaign continues after a crash."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,11 @@ from safetensors.numpy import load, save
 from fedbank.adapter.state import AdapterSpec, digest
 from fedbank.aggregation.rounds import GlobalState
 from fedbank.aggregation.server_step import StepState
-from fedbank.durable import write_atomic
+from fedbank.durable import open_locked, write_atomic
 from fedbank.errors import RunError
+from fedbank_server.history import History
+from fedbank_server.round_store import RoundStore
+from fedbank_server.writing import writing
 
 _PREFIXES = ("adapter", "first", "second")
 
@@ -21,12 +25,30 @@ _PREFIXES = ("adapter", "first", "second")
 class CampaignStore:
     """The newest committed ``GlobalState`` of one campaign, in one file that is replaced atomically.
 
+    Beside it lie ``rounds`` (the round at work and its updates) and ``history`` (one line for each committed round).
     ``sync=False`` is for simulations: a commit is then safe from a crash of the process, not of the machine.
     """
 
     def __init__(self, path: Path, *, sync: bool = True) -> None:
         self._path = path
         self._sync = sync
+        self.rounds = RoundStore(path.parent, sync=sync)
+        self.history = History(path.parent / "history.jsonl", sync=sync)
+
+    @contextmanager
+    def exclusive(self, patience_s: float = 5.0) -> Iterator[None]:
+        """No other process runs the campaign meanwhile; ``RunError`` if one does and goes on doing so."""
+        path = self._path.parent / "campaign.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(open_locked(path, write=True, patience_s=patience_s))
+            except OSError as error:
+                raise RunError(
+                    f"Expected to be the only one that runs the campaign in {path.parent}, got: {error.strerror}. "
+                    "Wait for the other process or stop it."
+                ) from error
+            yield
 
     def save(self, state: GlobalState, costs: Mapping[str, float]) -> None:
         """Commit ``state`` with what its round cost: after a crash ``load`` returns it or the one before."""
@@ -34,7 +56,8 @@ class CampaignStore:
         for prefix, group in zip(_PREFIXES, (state.adapter, state.step.first, state.step.second), strict=True):
             tensors |= {f"{prefix}/{name}": np.ascontiguousarray(tensor) for name, tensor in group.items()}
         header = {"round": str(state.round), "digest": _digest(state.round, tensors), "costs": json.dumps(costs)}
-        write_atomic(self._path, save(tensors, metadata=header), sync=self._sync)
+        with writing(self._path):
+            write_atomic(self._path, save(tensors, metadata=header), sync=self._sync)
 
     def costs(self) -> dict[str, float]:
         """What the last committed round cost; empty before the first."""

@@ -21,10 +21,12 @@ from fedbank.config import load_simulate, to_yaml
 from fedbank_client.app import make_client_app, raise_it
 from fedbank_client.bank import Bank
 from fedbank_server.app import make_server_app
-from fedbank_server.campaign import Campaign, CommittedRound
+from fedbank_server.campaign import Campaign
+from fedbank_server.observer import CommittedRound, Observer
 from fedbank_server.store import CampaignStore
 from fedbank_simulations.campaigns import FEDERATED, make_terms
 from fedbank_simulations.federation import first_state
+from fedbank_simulations.identities import SimulatedSeals, coordinator_keys
 from fedbank_simulations.inline import run_inline
 from fedbank_simulations.resident import OpenSimulatedBank, resident
 from fedbank_simulations.workers import side_by_side
@@ -32,14 +34,11 @@ from fedbank_simulations.workers import side_by_side
 REPORTS = Path(__file__).parent / "reports"
 
 
-class Clock:
+class Clock(Observer):
     """An observer that only notes when rounds are committed."""
 
     def __init__(self) -> None:
         self.committed: list[float] = []
-
-    def update_admitted(self, round_number: int, bank: str) -> None:
-        """Nothing."""
 
     def round_committed(self, committed: CommittedRound) -> None:
         """Note the time."""
@@ -69,9 +68,14 @@ def timed_campaign(
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         campaign = Campaign(
-            terms, CampaignStore(Path(folder) / "state.safetensors", sync=False), first_state(home), clock
+            terms,
+            CampaignStore(Path(folder) / "state.safetensors", sync=False),
+            first_state(home),
+            clock,
+            coordinator_keys(home.config.seed, terms.weights),
         )
-        apps = (make_server_app(campaign), make_client_app(open_bank(settings, folder), raise_it))
+        seals = SimulatedSeals.of(home.config.seed, terms)
+        apps = (make_server_app(campaign), make_client_app(open_bank(settings, folder), raise_it, seals))
         if engine is None:
             with side_by_side(home, len(members)) as executor:
                 run_inline(*apps, len(members), executor)

@@ -5,14 +5,16 @@
 imaginary bank that trains on as many of them per step as all banks together, under the same epsilon).
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from fedbank.adapter.lora import LoraSettings
 from fedbank.adapter.state import AdapterSpec
-from fedbank.aggregation.rounds import CampaignTerms
+from fedbank.aggregation.norms import adam_norm_bound, sgd_norm_bound
 from fedbank.aggregation.rules import RULES
 from fedbank.aggregation.server_step import ServerStep
+from fedbank.aggregation.terms import CampaignTerms
 from fedbank.config import SimulateConfig
 from fedbank.data.encode import EncodedUnits
 from fedbank.privacy.plan import PrivacyPlan, Sampling, TrainingPlan, UnprotectedPlan, declared_size
@@ -94,6 +96,31 @@ def make_terms(
         config.training.local_steps,
         {name: float(declared_size(member.data.num_units)) if declared else 1.0 for name, member in members.items()},
         {name: member.plan.digest() for name, member in members.items()},
+        max_update_norm=_max_update_norm(config, spec, members),
+    )
+
+
+def _max_update_norm(config: SimulateConfig, spec: AdapterSpec, members: Mapping[str, Member]) -> float:
+    """What no bank's honest update exceeds; infinity for SGD without clipping, where there is no such norm."""
+    training = config.training
+    size = sum(math.prod(shape) for shape in spec.trainable_shapes().values())
+    if training.optimizer == "adam":
+        return adam_norm_bound(size, training.local_steps, training.learning_rate)
+    plans = [member.plan for member in members.values()]
+    private = [plan for plan in plans if isinstance(plan, PrivacyPlan)]
+    if len(private) < len(plans):
+        return math.inf
+    return max(
+        sgd_norm_bound(
+            size,
+            training.local_steps,
+            training.learning_rate,
+            training.momentum,
+            clip_norm=plan.clip_norm,
+            noise_multiplier=plan.noise_multiplier,
+            expected_batch=plan.sampling.expected_batch_size,
+        )
+        for plan in private
     )
 
 

@@ -14,6 +14,7 @@ from fedbank_server.app import make_server_app
 from fedbank_server.campaign import Campaign
 from fedbank_server.store import CampaignStore
 from fedbank_simulations.campaigns import FEDERATED, Member, make_terms
+from fedbank_simulations.identities import SimulatedSeals, coordinator_keys
 from fedbank_simulations.inline import run_inline
 from fedbank_simulations.recorder import Progress, Recorder
 from fedbank_simulations.resident import OpenSimulatedBank, Resident, bank_folder
@@ -61,8 +62,11 @@ def _run(
     elif recorded[-1] < state.round:  # a crash came between the commit and its line
         recorder.record(state, store.costs())
     terms = make_terms(campaign, home.config, home.model.spec, members)
-    server = make_server_app(Campaign(terms, store, initial, recorder, stop=stop))
-    client = make_client_app(OpenSimulatedBank(settings, campaign, str(folder.resolve())), raise_it)
+    seed = home.config.seed
+    keys = coordinator_keys(seed, terms.weights)
+    server = make_server_app(Campaign(terms, store, initial, recorder, keys, stop=stop))
+    open_bank = OpenSimulatedBank(settings, campaign, str(folder.resolve()))
+    client = make_client_app(open_bank, raise_it, SimulatedSeals.of(seed, terms))
     simulation = home.config.simulation
     if state.round == home.config.training.rounds:
         return state

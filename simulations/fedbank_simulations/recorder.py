@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedbank.adapter.state import Tensors
+from fedbank.aggregation.admit import Refused
 from fedbank.aggregation.rounds import GlobalState
 from fedbank.data.encode import EncodedUnits
 from fedbank.durable import append_durable, read_lines
@@ -19,7 +20,7 @@ from fedbank.errors import RunError
 from fedbank.privacy.accounting import round_up
 from fedbank.privacy.plan import PrivacyPlan
 from fedbank.training.evaluate import Evaluation, evaluate
-from fedbank_server.campaign import CommittedRound
+from fedbank_server.observer import CommittedRound, Observer
 from fedbank_simulations.campaigns import FEDERATED, banks_of
 from fedbank_simulations.resident import Resident
 from fedbank_simulations.strict_json import to_json
@@ -38,7 +39,7 @@ class Progress(Protocol):
         """A round was committed and recorded."""
 
 
-class Recorder:
+class Recorder(Observer):
     """Writes ``rounds.jsonl`` of one campaign and tells ``progress``."""
 
     def __init__(
@@ -57,6 +58,10 @@ class Recorder:
     def update_admitted(self, round_number: int, bank: str) -> None:
         """Pass on to the progress display."""
         self._progress.bank_done(self._campaign, round_number, bank)
+
+    def refused(self, round_number: int, refused: Refused) -> None:
+        """End the simulation: nobody in it is hostile, so something is wrong that a person has to see."""
+        raise RunError(f"Expected an answer of every bank in round {round_number}, got a refusal: {refused.reason}")
 
     def round_committed(self, committed: CommittedRound) -> None:
         """Score the new global adapter and append its line."""

@@ -1,0 +1,227 @@
+"""One round's updates: asks the banks that are there, lets in what belongs to the round, stores it, decides.
+
+An update is stored before it counts. A bank whose update is stored is not asked again, whatever crashes.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from fedbank.adapter.update import COORDINATOR, PAYLOAD, RECORD, REFUSED_CODE, REQUEST, RoundRequest
+from fedbank.aggregation.admit import Admitted, Expected, Refused, admit
+from fedbank.aggregation.rounds import Accepted, Decision, GlobalState, Round
+from fedbank.aggregation.terms import CampaignTerms
+from fedbank.errors import RunError
+from fedbank.sealing.envelope import seal
+from fedbank_server.board import Board
+from fedbank_server.nodes import CoordinatorKeys, Nodes, Timing
+from fedbank_server.observer import Observer
+from fedbank_server.post import ENROL, TRAIN, Asked, Post
+from fedbank_server.round_store import RoundStore
+from fedbank_server.snapshot import BankState
+
+_NOT_DELIVERED = (3, 4, 5)
+"""Flower's MESSAGE_UNAVAILABLE, REPLY_MESSAGE_UNAVAILABLE and NODE_UNAVAILABLE: the bank has not answered."""
+_MAX_REASON = 200
+
+
+class Collector:
+    """Collects rounds on one grid. It keeps what it knows of nodes, and listens for late updates of earlier rounds."""
+
+    def __init__(
+        self,
+        grid: Grid,
+        terms: CampaignTerms,
+        rounds: RoundStore,
+        keys: CoordinatorKeys,
+        observer: Observer,
+        board: Board,
+        timing: Timing,
+        *,
+        stop: Callable[[], bool],
+        clock: Callable[[], float],
+    ) -> None:
+        self._terms, self._rounds, self._keys = terms, rounds, keys
+        self._observer, self._board, self._timing = observer, board, timing
+        self._stop, self._clock = stop, clock
+        self._post = Post(grid)
+        self._nodes = Nodes(grid, self._post, terms, keys, timing)
+        self._asked: dict[str, Asked] = {}
+        self.bytes_down = 0
+        """Payload bytes of the requests that were sent so far."""
+
+    def collect(self, record: Round, state: GlobalState) -> Round | None:
+        """The round ready to be aggregated, or aborted, as it is on disk; ``None`` if a stop was asked for."""
+        record, began = self._recover(record, state), self._clock()
+        while not self._stop():
+            record = self._without_revoked(record)
+            looked = self._nodes.refresh(self._clock())
+            self._ask(record, state)
+            answers = 0
+            for asked, message in self._post.receive(self._clock()):
+                record, answers = self._take(asked, message, record, state), answers + 1
+            now, active = self._clock(), self._active()
+            needed = self._terms.needed(len(active))
+            if looked or answers:
+                self._show_absent(record, active)
+                self._board.publish(record, state, needed)
+            decision = record.decide(now, needed, active)
+            if decision is not Decision.WAIT:
+                return self._decided(record, decision, now)
+            self._give_up_without_deadline(record, now - began)
+            if not answers:
+                time.sleep(self._timing.poll_interval_s)
+        return None
+
+    def forget_round(self) -> None:
+        """The round is over: what is still out of it comes late."""
+        self._asked.clear()
+
+    def _decided(self, record: Round, decision: Decision, now: float) -> Round:
+        if decision is Decision.AGGREGATE:
+            record = record.aggregate()
+        else:
+            missing = {bank: self._why_missing(bank) for bank in self._terms.weights if bank not in record.accepted}
+            record = record.abort(now, missing)
+        self._rounds.save(record)
+        return record
+
+    def _why_missing(self, bank: str) -> str:
+        status = self._board.state(bank)
+        return f"{status.state.value} since {status.since}" + (f": {status.reason}" if status.reason else "")
+
+    def _active(self) -> set[str]:
+        return {bank for bank in self._terms.weights if self._keys.find_key(bank) is not None}
+
+    def _recover(self, record: Round, state: GlobalState) -> Round:
+        """Count what is stored: every update is admitted again, so that nothing depends on what a crash left."""
+        record = replace(record, accepted={})
+        for kept in list(self._rounds.kept(record.number)):
+            found = self._admit(kept.path.read_bytes(), record, state)
+            if isinstance(found, Admitted) and found.update.bank == kept.bank:
+                record = self._count(record, found, kept.stored)
+            else:
+                self._rounds.discard(record.number, kept.bank)
+        return record
+
+    def _without_revoked(self, record: Round) -> Round:
+        revoked = self._terms.weights.keys() - self._active()
+        for bank in revoked:
+            self._board.bank(bank, BankState.REVOKED)
+        gone = revoked & record.accepted.keys()
+        for bank in gone:
+            self._rounds.discard(record.number, bank)
+        return record.without(gone) if gone else record
+
+    def _ask(self, record: Round, state: GlobalState) -> None:
+        """Send the request to every bank that is there and has not been asked since its app was started.
+
+        One request is in memory at a time: with many banks and a large adapter they would not fit.
+        """
+        for bank in sorted(self._active() - record.accepted.keys() - set(record.refusing)):
+            seat, before, now = self._nodes.seat(bank), self._asked.get(bank), self._clock()
+            if seat is None:
+                continue
+            if before and (before.node, before.instance) == (seat.node, seat.instance) and now < before.expires:
+                continue
+            request = RoundRequest(self._terms.campaign, record.number, self._terms.plans[bank], state.adapter)
+            payload, lifetime_s = request.to_bytes(), self._timing.message_timeout_s
+            asked = Asked(TRAIN, seat.node, now + lifetime_s, bank, record.number, seat.instance)
+            sealed = seal(REQUEST, COORDINATOR, self._terms.context, payload, self._keys.own)
+            self.bytes_down += len(payload)
+            del payload
+            self._post.send(asked, sealed, lifetime_s)
+            self._asked[bank] = asked
+            self._board.bank(bank, BankState.ASKED)
+
+    def _take(self, asked: Asked, message: Message, record: Round, state: GlobalState) -> Round:
+        """What becomes of the round with one reply. Nothing that a reply holds can raise here."""
+        if asked.kind == ENROL:
+            return self._enrol(asked, message, record)
+        if self._asked.get(asked.bank) is asked:
+            del self._asked[asked.bank]
+        if message.has_error() and message.error.code in _NOT_DELIVERED:
+            self._nodes.lost(asked.bank)
+            return record
+        content = _content(message)
+        found = content if isinstance(content, Refused) else self._admit(content, record, state)
+        if isinstance(found, Refused):
+            return self._refuse(found, asked, record)
+        self._rounds.keep(record.number, found.update.bank, content if isinstance(content, bytes) else b"")
+        record = self._count(record, found, self._clock())
+        if found.update.bank != asked.bank:
+            self._nodes.lost(asked.bank)
+        return record
+
+    def _admit(self, content: bytes, record: Round, state: GlobalState) -> Admitted | Refused:
+        expected = Expected(record.number, record.base_digest, state.round, record.accepted)
+        return admit(content, self._terms, expected, self._keys.find_key)
+
+    def _count(self, record: Round, found: Admitted, arrived: float) -> Round:
+        bank = found.update.bank
+        seconds = round(max(0.0, arrived - record.began), 3)
+        record = record.accept(bank, Accepted(found.digest, found.key, found.num_bytes, seconds))
+        self._board.bank(bank, BankState.SENT)
+        self._observer.update_admitted(record.number, bank)
+        return record
+
+    def _enrol(self, asked: Asked, message: Message, record: Round) -> Round:
+        if message.has_error() and message.error.code in _NOT_DELIVERED:
+            return record
+        content = _content(message)
+        found = content if isinstance(content, Refused) else self._nodes.answered(asked, content)
+        if isinstance(found, Refused):
+            self._observer.refused(record.number, found)
+            self._board.error(f"node {asked.node}: {found.reason}")
+        elif self._board.state(found).state is BankState.OFFLINE:
+            self._board.bank(found, BankState.IDLE)
+        return record
+
+    def _refuse(self, found: Refused, asked: Asked, record: Round) -> Round:
+        """Note it in the name of the bank that was asked; only what answers this round's request rules it out."""
+        refused = Refused(asked.bank, found.check, found.reason)
+        is_late = asked.round < record.number or found.check == "late"
+        final = not is_late and asked.bank not in record.accepted
+        record = record.refuse(refused, final=final)
+        if is_late:
+            self._board.bank(asked.bank, BankState.LATE, found.reason)
+        elif final:
+            self._board.bank(asked.bank, BankState.REFUSED, found.reason)
+        self._board.error(f"{asked.bank}: {found.reason}")
+        self._rounds.save(record)
+        self._observer.refused(record.number, refused)
+        return record
+
+    def _show_absent(self, record: Round, active: set[str]) -> None:
+        for bank in active - record.accepted.keys() - set(record.refusing):
+            if self._nodes.seat(bank) is None:
+                self._board.bank(bank, BankState.OFFLINE)
+            elif bank in self._asked and self._board.state(bank).state is not BankState.LATE:
+                self._board.bank(bank, BankState.ASKED)
+
+    def _give_up_without_deadline(self, record: Round, waited_s: float) -> None:
+        """Where no deadline ends a round, banks that never appear do."""
+        if self._terms.deadline is not None or waited_s < self._timing.enrol_timeout_s or self._stop():
+            return
+        absent = sorted(bank for bank in self._active() - record.accepted.keys() if bank not in self._asked)
+        if absent:
+            raise RunError(
+                f"Expected the banks {sorted(self._terms.weights)} to enrol, got none of {absent}. "
+                "Check that every bank's client runs for this campaign."
+            )
+
+
+def _content(message: Message) -> bytes | Refused:
+    """The bytes of a reply, or the refusal that it is; whatever else it holds is not looked at."""
+    if message.has_error():
+        reason = "".join(char for char in str(message.error.reason) if char.isprintable())[:_MAX_REASON]
+        check = "refusal" if message.error.code == REFUSED_CODE else "error"
+        return Refused("", check, reason if check == "refusal" else f"Expected an answer, got an error: {reason}")
+    records = message.content.config_records
+    payload = records[RECORD].get(PAYLOAD) if RECORD in records else None
+    if not isinstance(payload, bytes):
+        return Refused("", "format", f"Expected bytes, got {type(payload).__name__}. Nothing was used.")
+    return payload
