@@ -80,7 +80,7 @@ def _show(words: Sequence[str]) -> int:
     rows = _last_entries(path, chosen.last)
     if chosen.json:
         state = {"intact": damage is None, "damage": damage and str(damage), "first_bad": damage and damage.index}
-        _print_json({"entries": [asdict(row) if isinstance(row, Entry) else None for row in rows], **state})
+        _print_json({"entries": [row.fields() if isinstance(row, Entry) else None for row in rows], **state})
     else:
         _print_table(path, rows)
         if verified is not None:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from fedbank.evidence.errors import EvidenceError
@@ -45,7 +45,11 @@ class Entry:
 
     def line(self) -> bytes:
         """The entry as it is hashed and stored, without its newline."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        return json.dumps(self.fields(), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+    def fields(self) -> dict[str, str | int]:
+        """The six fields by name."""
+        return {name: getattr(self, name) for name in self.__slots__}
 
     @classmethod
     def from_line(cls, line: bytes) -> "Entry":

@@ -65,7 +65,7 @@ class EvidenceLog:
             entry = Entry(trail.entries, stamp(now), actor, action, object_digest, one_line(result))
             line = entry.line()
             append_at(descriptor, trail.length, line, sync=self._sync)
-            trail.add_entry(line)
+            trail.take(entry, line)
             if self._sync and entry.seq == 0:
                 sync_folder(self._path.parent)
             if len(trail.unsigned) >= INTERVAL or now - datetime.fromisoformat(trail.oldest_unsigned) >= MAX_AGE:

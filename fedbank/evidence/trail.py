@@ -70,7 +70,7 @@ class Trail:
                     self.signed,
                 )
 
-    def add_entry(self, line: bytes) -> Entry:
+    def add_entry(self, line: bytes) -> None:
         """Take in the next entry, without its newline; ``EvidenceError`` if it is none or has another number."""
         number = self.entries
         try:
@@ -85,12 +85,15 @@ class Trail:
                 f"inserted or moved. {_ADVICE}",
                 number,
             )
+        self.take(entry, line)
+
+    def take(self, entry: Entry, line: bytes) -> None:
+        """Take in an entry that is known to be the next one, written as ``line``."""
         leaf = leaf_hash(line)
         self._edge.add(leaf)
         self.oldest_unsigned = self.oldest_unsigned if self.unsigned else entry.utc
         self.unsigned.append(leaf)
         self.length += len(line) + 1
-        return entry
 
     def add_checkpoint(self, line: bytes, entries: Iterator[bytes]) -> None:
         """Take in the next checkpoint and, from ``entries``, what it counts; ``EvidenceError`` if they differ."""
