@@ -34,8 +34,8 @@ def start_command(words: Sequence[str]) -> int:
     home, config = find_home(chosen.dir), load_client(chosen.overrides)
     if not home.joined:
         raise RunError(
-            f"Expected {home.bank} to be a member of {home.consortium}, got no join package yet. Send {home.request} to "
-            "the coordinator, then: fedbank client join PACKAGE"
+            f"Expected {home.bank} to be a member of {home.consortium}, got no join package yet. Send {home.request} "
+            "to the coordinator, then: fedbank client join PACKAGE"
         )
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     _log_to(home.folder / "client.log")

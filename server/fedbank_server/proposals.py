@@ -8,13 +8,11 @@ been started anew in the meantime.
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedbank.adapter.update import COORDINATOR, PAYLOAD, RECORD, REFUSED_CODE
-from fedbank.durable import write_atomic
 from fedbank.errors import RunError, UpdateError
 from fedbank.proposal import ACCEPTANCE, MAX_BYTES, PROPOSAL, Acceptance, Proposal, pack
 from fedbank.sealing.envelope import open_sealed, seal
@@ -120,31 +118,3 @@ def check_quorum(answers: Mapping[str, Acceptance], refusals: list[str], members
             f"Expected {needed} banks to accept the campaign, got {sorted(answers)} of {sorted(members)}.{said} See "
             "fedbank client status at the banks that are missing, or lower quorum."
         )
-
-
-class CampaignFolder:
-    """What a campaign needs to continue, in one folder: its proposal, its roster, who accepted."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    @property
-    def exists(self) -> bool:
-        """Whether the campaign has begun."""
-        return (self.folder / "proposal.json").exists()
-
-    def begin(self, invited: Invited, accepted: Mapping[str, Acceptance]) -> None:
-        """Keep who takes part; the proposal is written last."""
-        write_atomic(self.folder / "roster", invited.signed_roster)
-        for bank, acceptance in accepted.items():
-            write_atomic(self.folder / "accepted" / f"{bank}.json", acceptance.to_bytes())
-        write_atomic(self.folder / "proposal.json", invited.proposal.to_bytes())
-
-    def proposal(self) -> Proposal:
-        """What was proposed."""
-        return Proposal.from_bytes((self.folder / "proposal.json").read_bytes())
-
-    def accepted(self) -> dict[str, Acceptance]:
-        """Who takes part."""
-        files = sorted((self.folder / "accepted").glob("*.json"))
-        return {file.stem: Acceptance.from_bytes(file.read_bytes()) for file in files}

@@ -1,0 +1,132 @@
+"""Everything a person or a program may want to know of a consortium, read from its folder; changes nothing.
+
+The campaign, the server and whoever looks are different processes: files are all they share.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from fedbank.errors import FedBankError
+from fedbank.proposal import Acceptance
+from fedbank.sealing.roster import Member
+from fedbank_server.campaign_folder import CampaignFolder, current_campaign
+from fedbank_server.consortium import read_consortium
+from fedbank_server.history import CommittedLine, History
+from fedbank_server.members import active_members
+from fedbank_server.snapshot import BankState, CampaignStatus, read_status
+
+_WINDOW = 5
+"""Rounds whose times the estimate of the remaining time is made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class BankView:
+    """One member. ``state`` as in ``BankState``, empty outside a campaign.
+
+    ``epsilon`` is what the bank disclosed: the cost of the whole campaign to its customers; ``None`` if it did not
+    accept it, or trains without privacy. ``rounds`` counts the committed rounds with its update. ``elapsed_s`` of
+    about ``usual_s`` seconds have passed since it was asked.
+    """
+
+    bank: str
+    joined: str
+    revoked: str | None
+    state: str
+    since: str
+    reason: str
+    epsilon: float | None
+    rounds: int
+    elapsed_s: float | None
+    usual_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RoundView:
+    """One committed round: how long it took, how many updates it has, how often it was tried."""
+
+    round: int
+    committed: str
+    seconds: float
+    accepted: int
+    missing: int
+    attempts: int
+    refused: int
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """One consortium at one moment; ``problem`` is what could not be read."""
+
+    consortium: str
+    roster: int
+    banks: tuple[BankView, ...]
+    campaign: CampaignStatus | None
+    rounds: tuple[RoundView, ...]
+    problem: str
+    now: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def read_overview(folder: Path, now: datetime) -> Overview:
+    """The state of the consortium in ``folder``; if its campaign cannot be read, the rest is still there."""
+    roster = active_members(folder)
+    status: CampaignStatus | None = None
+    lines: list[CommittedLine] = []
+    accepted: dict[str, Acceptance] = {}
+    problem = ""
+    campaign = current_campaign(folder)
+    if campaign is not None:
+        kept = CampaignFolder.of(folder, campaign)
+        try:
+            status, lines, accepted = read_status(kept.status), History(kept.history).lines(), kept.accepted()
+        except (FedBankError, OSError) as error:
+            problem = str(error)
+    banks = tuple(_bank_view(member, status, lines, accepted, now) for member in roster.members.values())
+    rounds = tuple(map(_round_view, lines))
+    stamp = now.astimezone(UTC).isoformat(timespec="seconds")
+    return Overview(read_consortium(folder).name, roster.sequence, banks, status, rounds, problem, stamp)
+
+
+def _bank_view(
+    member: Member,
+    status: CampaignStatus | None,
+    lines: Sequence[CommittedLine],
+    accepted: dict[str, Acceptance],
+    now: datetime,
+) -> BankView:
+    found = status.banks.get(member.bank) if status is not None else None
+    consent = accepted.get(member.bank)
+    times = [float(line.accepted[member.bank]["seconds"]) for line in lines if member.bank in line.accepted]
+    asked = found is not None and found.state is BankState.ASKED
+    return BankView(
+        member.bank,
+        member.joined,
+        member.revoked,
+        "revoked" if member.revoked is not None else str(found.state) if found is not None else "",
+        found.since if found is not None else "",
+        found.reason if found is not None else "",
+        consent.epsilon if consent is not None else None,
+        len(times),
+        (now - datetime.fromisoformat(found.since)).total_seconds() if found is not None and asked else None,
+        round(median(times[-_WINDOW:]), 1) if times else None,
+    )
+
+
+def _round_view(line: CommittedLine) -> RoundView:
+    began, committed = datetime.fromisoformat(line.began), datetime.fromisoformat(line.committed)
+    return RoundView(
+        line.round,
+        line.committed,
+        round((committed - began).total_seconds(), 3),
+        len(line.accepted),
+        len(line.missing),
+        line.attempt,
+        len(line.refused) + line.refused_more,
+    )

@@ -1,0 +1,108 @@
+"""``fedbank server status``: the consortium's state, for people and for programs."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from fedbank_server.arguments import add_folder, add_json
+from fedbank_server.consortium import Files, find_folder, read_consortium
+from fedbank_server.overview import BankView, Overview, read_overview
+
+_STYLES = {"sent": "green", "asked": "blue", "late": "yellow", "offline": "yellow", "refused": "red", "revoked": "red"}
+
+
+def status_command(words: Sequence[str]) -> int:
+    """``fedbank server status [--watch] [--json] [--url]``"""
+    parser = argparse.ArgumentParser(
+        prog="fedbank server status",
+        description="The round, each bank's state, what banks disclosed of their privacy, the next deadline, the last "
+        "error. States: idle, asked (has the request and trains), sent, late, refused, offline, revoked.",
+    )
+    add_folder(parser)
+    add_json(parser)
+    parser.add_argument("--watch", action="store_true", help="show it until Ctrl-C")
+    parser.add_argument("--url", action="store_true", help="print the address of the live page; it holds the token")
+    chosen = parser.parse_args(list(words))
+    folder = find_folder(chosen.dir)
+    if chosen.url:
+        sys.stdout.write(f"{page_address(folder)}\n")
+    elif chosen.json:
+        sys.stdout.write(json.dumps(_read(folder).as_json(), indent=2) + "\n")
+    elif chosen.watch:
+        _watch(folder)
+    else:
+        Console(highlight=False).print(render(_read(folder)))
+    return 0
+
+
+def page_address(folder: Path) -> str:
+    """Where the live page is, for a browser on the coordinator's machine."""
+    token = Files(folder).operator_token.read_text("ascii").strip()
+    return f"https://{read_consortium(folder).private}/?token={token}"
+
+
+def render(overview: Overview) -> RenderableType:
+    """The overview as a person reads it."""
+    head = Text(f"{overview.consortium}: {_members(overview)}, roster {overview.roster}\n", style="bold")
+    parts: list[RenderableType] = [head]
+    campaign = overview.campaign
+    if campaign is None:
+        parts.append(Text("No campaign has begun. Begin one with: fedbank server run\n"))
+    else:
+        attempt = f", attempt {campaign.attempt}" if campaign.attempt > 1 else ""
+        deadline = f", deadline {campaign.deadline[:19]} UTC" if campaign.deadline else ""
+        parts.append(
+            Text(
+                f"Campaign {campaign.campaign}: round {campaign.round} of {campaign.num_rounds} {campaign.phase}{attempt}, "
+                f"{campaign.committed} committed, quorum {campaign.needed}{deadline}\n"
+            )
+        )
+    parts.append(_banks(overview.banks))
+    for trouble in (overview.problem, campaign.last_error if campaign is not None else ""):
+        if trouble:
+            parts.append(Text(trouble, style="red"))
+    return Group(*parts)
+
+
+def _members(overview: Overview) -> str:
+    count = sum(bank.revoked is None for bank in overview.banks)
+    return f"{count} member{'' if count == 1 else 's'}"
+
+
+def _banks(banks: Sequence[BankView]) -> Table:
+    table = Table("bank", "state", "since (UTC)", "this round")
+    for heading in ("rounds", "epsilon"):
+        table.add_column(heading, justify="right")
+    table.add_column("note")
+    for bank in banks:
+        epsilon = "" if bank.epsilon is None else f"{bank.epsilon:.2f}"
+        state = Text(bank.state or "no campaign", style=_STYLES.get(bank.state, ""))
+        table.add_row(bank.bank, state, bank.since[:19], _progress(bank), str(bank.rounds), epsilon, Text(bank.reason))
+    return table
+
+
+def _progress(bank: BankView) -> str:
+    if bank.elapsed_s is None:
+        return ""
+    usual = f" of about {bank.usual_s:.0f} s" if bank.usual_s is not None else " s"
+    return f"{bank.elapsed_s:.0f}{usual}"
+
+
+def _read(folder: Path) -> Overview:
+    return read_overview(folder, datetime.now(UTC))
+
+
+def _watch(folder: Path) -> None:
+    with Live(render(_read(folder)), console=Console(highlight=False), auto_refresh=False, screen=False) as live:
+        while True:
+            time.sleep(1.0)
+            live.update(render(_read(folder)), refresh=True)
