@@ -1,0 +1,354 @@
+"""A consortium from its founding to a bank's leaving, through the commands that people type."""
+
+import io
+import json
+import os
+import stat
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, load_ssh_private_key
+
+import fedbank_client.membership_commands as client
+import fedbank_server.membership_commands as server
+from fedbank.certificates import CertificateError, fingerprint, read_certificate
+from fedbank.errors import ConfigError, RunError
+from fedbank.membership.documents import LeaveNotice
+from fedbank.membership.terms import DeadlineRule, PlanTerms, Terms
+from fedbank.sealing.keys import SigningKey
+from fedbank.sealing.roster import Roster, sign_roster
+from fedbank_client.enrolment import join
+from fedbank_client.home import Home, read_home
+from fedbank_server.authority import create_consortium, load_authority
+from fedbank_server.consortium import Files, read_consortium
+from fedbank_server.members import active_members, admit, member_of, renew, revoke
+
+Command = Callable[[Sequence[str]], int]
+
+
+def run(command: Command, *words: object) -> None:
+    assert command([str(word) for word in words]) == 0
+
+
+def test_a_consortium_lives_through_its_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(server.init_command, "srv", "--name", "Test Consortium", "--host", "localhost", "--host", "10.0.0.7")
+    monkeypatch.setenv("FEDBANK_HOME", "srv")
+    for bank in ("bank-a", "bank-b"):
+        run(server.invite_command, "--bank", bank, "-o", f"{bank}.invitation")
+        run(client.init_command, bank, "--bank", bank, "--invitation", f"{bank}.invitation")
+        run(server.admit_command, f"{bank}/request.json")
+        run(client.join_command, f"{bank}.package.json", "--dir", bank)
+    run(server.revoke_command, "bank-a", "--reason", "key lost")
+    capsys.readouterr()
+    run(server.members_command, "--json")
+    shown = json.loads(capsys.readouterr().out)
+    assert [(row["bank"], row["state"]) for row in shown["members"]] == [("bank-a", "revoked"), ("bank-b", "active")]
+    assert shown["sequence"] == 4
+    run(server.members_command)
+    assert "revoked" in capsys.readouterr().out
+    home = read_home(Path("bank-b"))
+    assert list(home.read_roster().active()) == ["bank-a", "bank-b"]
+    assert home.addresses == ("localhost:9443", "10.0.0.7:9443")
+    assert home.terms() == read_consortium(Path("srv")).terms
+    run(client.leave_command, "--dir", "bank-b", "--yes")
+    notice = LeaveNotice.read((home.folder / "leave-notice.json").read_bytes(), home.load_signing_key().public)
+    assert notice.bank == "bank-b"
+    assert not home.joined
+
+
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    modules = (server, client)
+    commands = [getattr(module, name) for module in modules for name in dir(module) if name.endswith("_command")]
+    assert len(commands) == 14
+    for command in commands:
+        with pytest.raises(SystemExit) as ended:
+            command(["--help"])
+        assert ended.value.code == 0
+    assert "usage: fedbank" in capsys.readouterr().out
+
+
+def test_secret_files_and_folders_are_their_owners_only(coordinator: Path, enrol_bank: Callable[..., Home]) -> None:
+    old = os.umask(0)
+    try:
+        home = enrol_bank()
+    finally:
+        os.umask(old)
+    for folder in (coordinator, Files(coordinator).certificates, home.folder, home.folder / "keys"):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    for path in (*Files(coordinator).secrets(), *home.secrets()):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_the_node_key_is_what_flower_takes(make_member: Callable[..., Home]) -> None:
+    from flwr.supercore.primitives.asymmetric import sign_message, uses_nist_ec_curve, verify_signature
+
+    home = make_member()
+    key = load_ssh_private_key(home.node_key.read_bytes(), None)  # as flower-supernode reads it
+    public = home.load_node_key().public_key()
+    assert uses_nist_ec_curve(public)
+    assert verify_signature(public, b"now", sign_message(key, b"now"))  # type: ignore[arg-type]
+
+
+def test_what_exists_is_never_overwritten(coordinator: Path, tmp_path: Path, now: datetime) -> None:
+    before = sorted(path.name for path in coordinator.iterdir())
+    for folder in (coordinator, tmp_path / "file", tmp_path / "link"):
+        if folder.name == "file":
+            folder.touch()
+        if folder.name == "link":
+            folder.symlink_to(tmp_path / "nowhere")
+        with pytest.raises(RunError, match="exists"):
+            create_consortium(folder, "Other", now, hosts=("localhost",), port=9443, passphrase=None)
+    assert sorted(path.name for path in coordinator.iterdir()) == before
+    with pytest.raises(RunError, match="exists"):
+        server.invite_command(["--dir", str(coordinator), "--bank", "bank-a", "-o", str(tmp_path / "file")])
+
+
+@pytest.mark.parametrize("at", range(1, 11))
+def test_a_crash_while_founding_leaves_nothing(
+    tmp_path: Path, now: datetime, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """The process ends at its n-th rename, the last one included."""
+    renames = 0
+    real = os.replace
+
+    def crash(self: Path, target: Path) -> Path:
+        nonlocal renames
+        renames += 1
+        if renames == at:
+            raise KeyboardInterrupt
+        real(self, target)
+        return target
+
+    monkeypatch.setattr(Path, "replace", crash)
+    monkeypatch.setattr(Path, "rename", crash)
+    with pytest.raises(KeyboardInterrupt):
+        create_consortium(tmp_path / "srv", "Test", now, hosts=("localhost",), port=9443, passphrase=None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_crash_during_admission_is_completed_by_the_same_command(
+    coordinator: Path,
+    enrol_bank: Callable[..., Home],
+    admit_bank: Callable[..., bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    now: datetime,
+) -> None:
+    """Whatever write the process dies at, the same request later makes one member with one valid certificate."""
+    for at in (1, 2, 3):
+        home = enrol_bank(f"bank-{at}")
+        writes = 0
+        real = os.replace
+
+        def crash(self: Path, target: Path, at: int = at) -> Path:
+            nonlocal writes
+            writes += 1
+            if writes == at:
+                raise KeyboardInterrupt
+            real(self, target)
+            return target
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", crash)
+            with pytest.raises(KeyboardInterrupt):
+                admit_bank(home)
+        join(home, admit_bank(home), now)
+        member = active_members(coordinator).active()[home.bank]
+        assert member.certificate_sha256 == fingerprint(read_certificate(home.certificate))
+    assert active_members(coordinator).sequence == 4
+
+
+def test_the_same_request_again_gives_the_same_membership(
+    coordinator: Path, enrol_bank: Callable[..., Home], admit_bank: Callable[..., bytes], now: datetime
+) -> None:
+    home = enrol_bank()
+    first = admit_bank(home)
+    assert admit_bank(home, at=now + timedelta(days=3)) == first  # a lost package, after the invitation expired
+    assert active_members(coordinator).sequence == 2
+
+
+def test_a_revoked_bank_is_out_and_comes_back_only_with_new_keys(
+    coordinator: Path, make_member: Callable[..., Home], enrol_bank: Callable[..., Home], tmp_path: Path, now: datetime
+) -> None:
+    home = make_member()
+    presented = read_certificate(home.certificate).public_bytes(Encoding.DER)
+    found = member_of(coordinator, presented)
+    assert found is not None and found.bank == "bank-a"
+    revoke(coordinator, "bank-a", now, reason="test")
+    assert member_of(coordinator, presented) is None
+    assert active_members(coordinator).active() == {}
+    again = revoke(coordinator, "bank-a", now + timedelta(hours=1), reason="twice")
+    assert again.revoked == active_members(coordinator).members["bank-a"].revoked
+    assert active_members(coordinator).sequence == 3
+    back = enrol_bank("bank-a", folder=tmp_path / "again")
+    content = back.request.read_bytes()
+    admit(coordinator, content, lambda: load_authority(Files(coordinator), None), now)
+    assert active_members(coordinator).active()["bank-a"].signing_key == back.load_signing_key().public
+
+
+def test_a_changed_roster_is_seen_at_the_next_question(coordinator: Path, make_member: Callable[..., Home]) -> None:
+    assert active_members(coordinator).active() == {}
+    make_member()
+    assert list(active_members(coordinator).active()) == ["bank-a"]
+    assert active_members(coordinator) is active_members(coordinator)
+
+
+def test_a_roster_that_was_put_back_or_forged_lets_nobody_in(
+    coordinator: Path, make_member: Callable[..., Home], now: datetime
+) -> None:
+    make_member()
+    files = Files(coordinator)
+    with_member = files.roster.read_bytes()
+    active_members(coordinator)
+    revoke(coordinator, "bank-a", now, reason="")
+    active_members(coordinator)
+    files.roster.write_bytes(with_member)
+    with pytest.raises(Exception, match="older"):
+        active_members(coordinator)
+    key = SigningKey.derived("somebody")
+    files.roster.write_bytes(sign_roster(Roster("Test Consortium", 9, key.public, {}), key))
+    with pytest.raises(Exception, match="signature"):
+        active_members(coordinator)
+
+
+def test_a_bank_never_takes_an_older_or_foreign_roster(
+    coordinator: Path, make_member: Callable[..., Home], now: datetime
+) -> None:
+    home = make_member()
+    old = home.roster.read_bytes()
+    revoke(coordinator, "bank-a", now, reason="")
+    home.store_roster(Files(coordinator).roster.read_bytes())
+    with pytest.raises(Exception, match="older"):
+        home.store_roster(old)
+    assert home.read_roster().active() == {}
+    with pytest.raises(Exception, match=r"signature|signed"):
+        home.store_roster(sign_roster(Roster("X", 9, (key := SigningKey.derived("x")).public, {}), key))
+
+
+def test_a_renewed_certificate_is_for_the_same_key_and_the_old_one_ends(
+    coordinator: Path, make_member: Callable[..., Home], now: datetime
+) -> None:
+    home = make_member()
+    old = fingerprint(read_certificate(home.certificate))
+    later = now + timedelta(days=300)
+    package = renew(coordinator, "bank-a", lambda: load_authority(Files(coordinator), None), later)
+    join(home, package, later)
+    new = read_certificate(home.certificate)
+    assert fingerprint(new) != old
+    assert new.not_valid_after_utc > now + timedelta(days=660)
+    assert active_members(coordinator).active()["bank-a"].certificate_sha256 == fingerprint(new)
+    with pytest.raises(RunError, match="Expected a member"):
+        renew(coordinator, "bank-z", lambda: load_authority(Files(coordinator), None), later)
+
+
+def test_a_passphrase_locks_the_authority_and_nothing_else(tmp_path: Path, now: datetime) -> None:
+    folder = tmp_path / "srv"
+    create_consortium(folder, "T", now, hosts=("localhost",), port=9443, passphrase=b"correct horse battery")
+    files = Files(folder)
+    assert b"ENCRYPTED" in files.authority_key.read_bytes()
+    assert load_authority(files, b"correct horse battery").key
+    for wrong, words in ((None, "passphrase"), (b"wrong", "the right passphrase")):
+        with pytest.raises(CertificateError, match=words):
+            load_authority(files, wrong)
+    SigningKey.load(files.coordinator_key)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"name": ""}, "name"),
+        ({"name": "a/b"}, "name"),
+        ({"name": "x" * 64}, "name"),
+        ({"hosts": ("local host",)}, "host name"),
+        ({"hosts": ("localhost:9443",)}, "host name"),
+        ({"hosts": ("-a",)}, "host name"),
+        ({"port": 0}, "port"),
+        ({"port": 65535}, "port"),
+        ({"passphrase": b"short"}, "passphrase"),
+    ],
+)
+def test_a_consortium_that_cannot_be_is_not_founded(
+    tmp_path: Path, now: datetime, change: dict[str, object], words: str
+) -> None:
+    settings = {"name": "T", "hosts": ("localhost",), "port": 9443, "passphrase": None} | change
+    with pytest.raises(ConfigError, match=words):
+        create_consortium(tmp_path / "srv", now=now, **settings)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_address_may_be_ipv6(tmp_path: Path, now: datetime) -> None:
+    create_consortium(tmp_path / "srv", "T", now, hosts=("::1", "fedbank.example"), port=9443, passphrase=None)
+    consortium = read_consortium(tmp_path / "srv")
+    assert consortium.addresses == ("[::1]:9443", "fedbank.example:9443")
+    assert consortium.hosts() == ("::1", "fedbank.example")
+    assert consortium.public == "0.0.0.0:9443"
+
+
+def test_terms_survive_being_written() -> None:
+    terms = Terms(3, DeadlineRule(2.5, 60, 600), "ab" * 32, 2, PlanTerms(8.0, 1e-5, "customer"))
+    assert Terms.loads(terms.dumps().encode(), "here") == terms
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("quorum: 0", "quorum"),
+        ("quorum: true", "quorum"),
+        ("base_model_digest: abc", "base_model_digest"),
+        ("release_threshold: 1.5", "release_threshold"),
+        ("addresses: []", "addresses"),
+        ("addresses: [localhost]", "addresses"),
+        ("quorrum: 2", "Did you mean quorum"),
+        ("deadline: {factor: .nan, floor_s: 1, ceiling_s: 2}", "factor"),
+        ("deadline: {factor: 2, floor_s: 3, ceiling_s: 2}", "floor_s"),
+        ("plan: {target_epsilon: -1}", "target_epsilon"),
+        ("name: [a]", "name"),
+    ],
+)
+def test_a_mistake_in_consortium_yaml_is_named(coordinator: Path, line: str, words: str) -> None:
+    path = Files(coordinator).settings
+    key = line.split(":")[0]
+    kept, skipping = [], False
+    for text in path.read_text().splitlines():
+        skipping = text.startswith(f"{key}:") or (skipping and text.startswith(" "))
+        kept += [] if skipping else [text]
+    path.write_text("\n".join([*kept, line]) + "\n")
+    with pytest.raises(ConfigError, match=words) as refused:
+        read_consortium(coordinator)
+    assert "consortium.yaml" in str(refused.value) or "deadline" in str(refused.value)
+
+
+def test_a_folder_is_found_or_the_way_to_make_one_is_told(
+    tmp_path: Path, coordinator: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FEDBANK_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match="fedbank server init"):
+        server.members_command([])
+    with pytest.raises(RunError, match="fedbank client init"):
+        client.join_command(["package"])
+    monkeypatch.chdir(coordinator)
+    assert server.members_command([]) == 0
+
+
+def test_leaving_asks_first(
+    make_member: Callable[..., Home], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = make_member()
+    (home.folder / "ledger.jsonl").write_text("{}\n")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("no\n"))
+    assert client.leave_command(["--dir", str(home.folder)]) == 2
+    assert home.joined
+    monkeypatch.setattr(sys, "stdin", io.StringIO("bank-a\n"))
+    assert client.leave_command(["--dir", str(home.folder)]) == 0
+    assert not home.joined and not home.node_key.exists() and not home.certificate.exists()
+    assert home.signing_key.exists() and (home.folder / "ledger.jsonl").exists()
+    first = (home.folder / "leave-notice.json").read_bytes()
+    assert client.leave_command(["--dir", str(home.folder), "--yes"]) == 0
+    assert (home.folder / "leave-notice.json").read_bytes() == first
+    assert "fedbank server revoke bank-a" in capsys.readouterr().out
