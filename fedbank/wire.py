@@ -6,6 +6,7 @@ FedBank sends one record with one bytes value, so there is exactly one chain tha
 refused before anything is decoded. Knows Flower's byte format (``flwr.supercore.inflatable``, protobuf), not Flower.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 
 from fedbank.errors import UpdateError
@@ -62,6 +63,22 @@ def read_chain(
     return contents[0], read_value(contents[2][read_head(contents[2])[2] :], key)
 
 
+def write_chain(outer: bytes, payload: bytes | None, record: str, key: str) -> list[tuple[str, bytes]]:
+    """Id and bytes of every object of a message, outermost first: the inverse of ``read_chain``.
+
+    ``outer`` is the message object as Flower writes it, whatever child it names; without a ``payload`` it has none.
+    """
+    body = outer[read_head(outer)[2] :]
+    if payload is None:
+        return [_object(MESSAGE, "", body)]
+    name = key.encode()
+    value = b"\x32" + _varint(len(payload))
+    item = b"\x0a" + _varint(len(name)) + name + b"\x12" + _varint(len(value) + len(payload)) + value
+    inner = _object(CONFIG_RECORD, "", b"\x0a" + _varint(len(item) + len(payload)) + item, payload)
+    middle = _object(RECORD_DICT, inner[0], _names(record, inner[0]))
+    return [_object(MESSAGE, middle[0], body), middle, inner]
+
+
 def read_value(body: bytes, key: str) -> bytes:
     """The value of a record that has exactly one, of type bytes, named ``key``: protobuf ``ConfigRecord``."""
     name = key.encode()
@@ -74,6 +91,12 @@ def read_value(body: bytes, key: str) -> bytes:
     if not item == len(body) - _prefix(item) or at + length != len(body) or value != length + _prefix(length):
         raise UpdateError(f"Expected a record with the one bytes value {key!r}, got more or less than that.")
     return body[at:]
+
+
+def _object(kind: str, child: str, *body: bytes) -> tuple[str, bytes]:
+    head = f"{kind} {child} {sum(map(len, body))}".encode() + _DIVIDER
+    content = b"".join((head, *body))
+    return hashlib.sha256(content).hexdigest(), content
 
 
 def _names(record: str, child: str) -> bytes:

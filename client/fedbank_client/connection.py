@@ -131,7 +131,7 @@ class FleetConnection:
                 node=self._node,
                 run_id=reply.metadata.run_id,
                 object_id=object_id,
-                object_content=objects[object_id](),
+                object_content=objects[object_id],
                 session_id=answer.session_id,
             )
             self._call(partial(self._client.PushObject, request))

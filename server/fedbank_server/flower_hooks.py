@@ -36,12 +36,7 @@ from flwr.server.superlink.linkstate import LinkState
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, TASK_TOKEN_HEADER, TaskType
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
-from flwr.supercore.inflatable.inflatable_object import (
-    InflatableObject,
-    get_all_nested_objects,
-    get_object_tree,
-    no_object_id_recompute,
-)
+from flwr.supercore.inflatable.inflatable_object import InflatableObject
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufClient, ProtobufRequestContext
 from flwr.supercore.runtime import RuntimeHttpClient
@@ -50,11 +45,17 @@ from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
+from flwr.superlink.routers.control.middlewares import (
+    ControlEventLogMiddleware,
+    ControlLicenseMiddleware,
+    ControlSensitiveResponseMiddleware,
+)
+from flwr.superlink.routers.fleet.middlewares import FleetEventLogMiddleware
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from fedbank.adapter.update import PAYLOAD, RECORD
 from fedbank.errors import RunError, UpdateError
-from fedbank.wire import MAX_CHAIN, read_chain
+from fedbank.wire import MAX_CHAIN, read_chain, write_chain
 
 __all__ = [
     "FLEET_HTTP_PUBLIC_KEY_HEADER",
@@ -111,6 +112,13 @@ publisher = "fedbank"
 serverapp = "fedbank_server.nothing:app"
 clientapp = "fedbank_client.nothing:app"
 """
+_IDLE_LAYERS: tuple[object, ...] = (
+    ControlSensitiveResponseMiddleware,
+    ControlLicenseMiddleware,
+    ControlEventLogMiddleware,
+    FleetEventLogMiddleware,
+)
+"""Layers around every request that do nothing without plugins and without cloud connectors, of which we have none."""
 _SIGNATURES: tuple[tuple[Callable[..., Any], tuple[str, ...]], ...] = (
     (create_app, ("config", "superlink_lifespan_class")),
     (SuperLinkLifespan.__init__, ("self", "config", "state_factory")),
@@ -131,8 +139,6 @@ _SIGNATURES: tuple[tuple[Callable[..., Any], tuple[str, ...]], ...] = (
     (ControlHttpClient.StartRun, ("self", "request")),
     (make_message, ("metadata", "content", "error")),
     (message_to_proto, ("message",)),
-    (get_object_tree, ("obj",)),
-    (get_all_nested_objects, ("obj",)),
 )
 
 
@@ -174,7 +180,9 @@ def make_app(database: str, certificate: str, key: str, ca: str, port: int) -> A
         isolation="process",
         runtime_dependency_install=False,
     )
-    return create_app(config, SuperLinkLifespan)
+    app = create_app(config, SuperLinkLifespan)
+    app.user_middleware[:] = [layer for layer in app.user_middleware if layer.cls not in _IDLE_LAYERS]
+    return app
 
 
 def link_state(app: Any) -> LinkState:
@@ -236,14 +244,21 @@ def message_for_run(message: Message, run_id: int, task_id: int, created_at: flo
     return make_message(metadata, content)
 
 
-def deflate(message: Message) -> tuple[Any, ObjectTree, dict[str, Callable[[], bytes]]]:
-    """The header without content, the tree of object ids, and each object's bytes on demand; names the message."""
-    with no_object_id_recompute():
-        objects = get_all_nested_objects(message)
-        tree = get_object_tree(message)
-        message.metadata.__dict__["_message_id"] = tree.object_id
-        header = message_to_proto(remove_content_from_message(message))
-    return header, tree, {object_id: found.deflate for object_id, found in objects.items()}
+def deflate(message: Message) -> tuple[Any, ObjectTree, dict[str, bytes]]:
+    """The header without content, the tree of object ids, and each object's bytes; names the message.
+
+    Bytes are joined and hashed once; Flower's own way does both several times for every object.
+    """
+    payload = message.content.config_records[RECORD][PAYLOAD] if message.has_content() else None
+    if payload is not None and not isinstance(payload, bytes):
+        raise TypeError(f"expected bytes, got {type(payload).__name__}")
+    bare = remove_content_from_message(message)
+    chain = write_chain(bare.deflate(), payload, RECORD, PAYLOAD)
+    tree = ObjectTree(object_id=chain[-1][0])
+    for object_id, _ in reversed(chain[:-1]):
+        tree = ObjectTree(object_id=object_id, children=[tree])
+    message.metadata.__dict__["_message_id"] = tree.object_id
+    return message_to_proto(bare), tree, dict(chain)
 
 
 def inflate(tree: ObjectTree, pull: Callable[[str], bytes], max_bytes: int) -> Message:
@@ -253,7 +268,9 @@ def inflate(tree: ObjectTree, pull: Callable[[str], bytes], max_bytes: int) -> M
         tree = tree.children[0]
         ids.append(tree.object_id)
     outer, payload = read_chain(ids, pull, RECORD, PAYLOAD, max_bytes)
-    children: dict[str, InflatableObject] = {} if payload is None else {ids[1]: RecordDict({RECORD: ConfigRecord({PAYLOAD: payload})})}
+    children: dict[str, InflatableObject] = (
+        {} if payload is None else {ids[1]: RecordDict({RECORD: ConfigRecord({PAYLOAD: payload})})}
+    )
     try:
         message = Message.inflate(outer, children)
     except (ValueError, DecodeError) as error:

@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -76,7 +77,7 @@ class RuntimeLine:
             answer = self._call(lambda: self._runtime.PushMessages(request))
             if not answer.message_ids[0]:
                 return ""
-            stored = [self._push_object(answer.session_id, found, objects[found]()) for found in answer.objects_to_push]
+            stored = [self._push_object(answer.session_id, found, objects[found]) for found in answer.objects_to_push]
             if all(stored):
                 return str(answer.message_ids[0])
 
