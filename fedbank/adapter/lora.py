@@ -1,10 +1,8 @@
-"""PEFT LoRA on a loaded base model: attach, read, write, export."""
+"""PEFT LoRA on a loaded base model: attach, read, write."""
 
 import copy
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +12,7 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from fedbank.adapter.state import AdapterSpec, LoraPair, Tensors, to_bytes
-from fedbank.durable import write_atomic
+from fedbank.adapter.state import AdapterSpec, LoraPair, Tensors
 from fedbank.errors import ModelError
 
 ADAPTER = "default"
@@ -154,23 +151,3 @@ def _adapted_layers(num_layers: int, last_layers: int | None) -> list[int] | Non
             "Leave it empty to adapt all layers."
         )
     return list(range(num_layers - last_layers, num_layers))
-
-
-def save_adapter(folder: Path, spec: AdapterSpec, tensors: Tensors, *, base_reference: str, card: str) -> None:
-    """Write a folder that ``peft.PeftModel.from_pretrained(base, folder)`` loads, with its model card."""
-    config: Mapping[str, Any] = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_reference,
-        "r": spec.rank,
-        "lora_alpha": spec.alpha,
-        "target_modules": list(spec.target_modules),
-        "layers_to_transform": spec.layers(),
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-    }
-    write_atomic(folder / "adapter_model.safetensors", to_bytes(tensors, {"kind": "adapter"}))
-    write_atomic(folder / "adapter_config.json", json.dumps(config, indent=2, sort_keys=True).encode())
-    write_atomic(folder / "README.md", card.encode())

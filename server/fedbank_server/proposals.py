@@ -5,19 +5,18 @@ the same campaign continues with the same banks after a restart; banks are asked
 been started anew in the meantime.
 """
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedbank.adapter.update import COORDINATOR, PAYLOAD, RECORD, REFUSED_CODE
+from fedbank.adapter.update import COORDINATOR
 from fedbank.errors import RunError, UpdateError
 from fedbank.proposal import ACCEPTANCE, MAX_BYTES, PROPOSAL, Acceptance, Proposal, pack
 from fedbank.sealing.envelope import open_sealed, seal
 from fedbank.sealing.keys import SigningKey
 from fedbank.sealing.roster import Roster
+from fedbank_server.asking import ask_all
 
 MESSAGE_TYPE = "query.propose"
 
@@ -65,48 +64,22 @@ class Answers:
     refusals: list[str] = field(default_factory=list)
 
 
-def gather(
-    grid: Grid,
-    invited: Invited,
-    wanted: set[str],
-    patience_s: float,
-    *,
-    stop: Callable[[], bool],
-    on_answer: Callable[[Answers], None] = lambda _: None,
-    poll_interval_s: float = 0.1,
-) -> Answers:
+def gather(grid: Grid, invited: Invited, wanted: set[str], patience_s: float, stop: Callable[[], bool]) -> Answers:
     """Propose to every node that is or comes online, until all ``wanted`` banks accepted or the time is over."""
-    content, answers = invited.message(), Answers()
-    asked: set[int] = set()
-    waiting: set[str] = set()
-    deadline = time.monotonic() + patience_s
-    while not stop() and not wanted <= answers.accepted.keys() and time.monotonic() < deadline:
-        new = sorted(set(grid.get_node_ids()) - asked)
-        record = RecordDict({RECORD: ConfigRecord({PAYLOAD: content})})
-        waiting |= set(grid.push_messages([Message(record, node, MESSAGE_TYPE) for node in new]))
-        asked |= set(new)
-        replies = list(grid.pull_messages(waiting)) if waiting else []
-        for reply in replies:
-            waiting.discard(reply.metadata.reply_to_message_id)
-            _take(reply, invited, answers)
-            on_answer(answers)
-        if not replies:
-            time.sleep(poll_interval_s)
+    answers = Answers()
+
+    def take(content: bytes | None, refusal: str) -> bool:
+        try:
+            if content is None:
+                raise UpdateError(refusal)
+            acceptance = invited.read(content)
+            answers.accepted[acceptance.bank] = acceptance
+        except UpdateError as error:
+            answers.refusals.append(str(error)[:200])
+        return wanted <= answers.accepted.keys()
+
+    ask_all(grid, MESSAGE_TYPE, invited.message(), take, patience_s, stop)
     return answers
-
-
-def _take(reply: Message, invited: Invited, answers: Answers) -> None:
-    if reply.has_error():
-        refused = reply.error.code == REFUSED_CODE
-        answers.refusals.append(str(reply.error.reason)[:200] if refused else "a node failed to answer")
-        return
-    try:
-        payload = reply.content.config_records[RECORD][PAYLOAD]
-        acceptance = invited.read(payload if isinstance(payload, bytes) else b"")
-    except (UpdateError, KeyError) as error:
-        answers.refusals.append(str(error)[:200])
-        return
-    answers.accepted[acceptance.bank] = acceptance
 
 
 def check_quorum(answers: Mapping[str, Acceptance], refusals: list[str], members: set[str], quorum: int | None) -> None:

@@ -60,12 +60,9 @@ def render(overview: Overview) -> RenderableType:
     else:
         attempt = f", attempt {campaign.attempt}" if campaign.attempt > 1 else ""
         deadline = f", deadline {campaign.deadline[:19]} UTC" if campaign.deadline else ""
-        parts.append(
-            Text(
-                f"Campaign {campaign.campaign}: round {campaign.round} of {campaign.num_rounds} {campaign.phase}{attempt}, "
-                f"{campaign.committed} committed, quorum {campaign.needed}{deadline}\n"
-            )
-        )
+        where = f"round {campaign.round} of {campaign.num_rounds} {campaign.phase}{attempt}"
+        rest = f"{campaign.committed} committed, quorum {campaign.needed}{deadline}"
+        parts.append(Text(f"Campaign {campaign.campaign}: {where}, {rest}\n"))
     parts.append(_banks(overview.banks))
     for trouble in (overview.problem, campaign.last_error if campaign is not None else ""):
         if trouble:

@@ -89,7 +89,7 @@ def _shown_token(scope: Any) -> bytes:
         cookie = SimpleCookie(headers.get(b"cookie", b"")[:4000].decode("latin-1")).get(_COOKIE)
     except CookieError:
         cookie = None
-    return cookie.value.encode("latin-1", "replace") if cookie is not None else b""
+    return str(cookie.value).encode("latin-1", "replace") if cookie is not None else b""
 
 
 async def _answer(

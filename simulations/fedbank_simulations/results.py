@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fedbank.adapter.lora import save_adapter
+from fedbank.adapter.export import save_adapter
 from fedbank.adapter.state import Tensors
 from fedbank.aggregation.rounds import GlobalState
 from fedbank.data.encode import Encoder

@@ -9,7 +9,8 @@ import pytest
 import torch
 from peft import PeftModel
 
-from fedbank.adapter.lora import AdaptedModel, LoraSettings, save_adapter
+from fedbank.adapter.export import save_adapter
+from fedbank.adapter.lora import AdaptedModel, LoraSettings
 from fedbank.adapter.state import initial_state
 from fedbank.errors import ModelError
 
