@@ -7,7 +7,7 @@ from typing import Protocol
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedbank.adapter.update import NONCE_BYTES, PAYLOAD, QUESTION, RECORD, REQUEST, Presence, Update
+from fedbank.adapter.update import NONCE_BYTES, PAYLOAD, QUESTION, RECORD, REQUEST, Presence, RoundCall, Update
 from fedbank.errors import UpdateError
 from fedbank_client.egress import Outgoing, refusal_for, reply
 from fedbank_client.seal import BankSeal
@@ -35,7 +35,7 @@ def make_client_app(
     a simulation (where nobody is outside) raises it.
     """
     app = ClientApp()
-    instance = secrets.token_hex(8)
+    instance = secrets.token_hex(16)
 
     def answer(message: Message, context: Context, act: Callable[[BankSeal], Outgoing]) -> Message:
         try:
@@ -49,7 +49,7 @@ def make_client_app(
     @app.query("enrol")
     def enrol(message: Message, context: Context) -> Message:
         def act(seal: BankSeal) -> Presence:
-            nonce = seal.open(QUESTION, _payload(message))
+            nonce = seal.open(QUESTION, payload_of(message))
             if len(nonce) != NONCE_BYTES:
                 raise UpdateError(f"Expected a question of {NONCE_BYTES} random bytes, got {len(nonce)}.")
             return Presence(open_bank(context).name, instance, nonce.hex())
@@ -59,7 +59,8 @@ def make_client_app(
     @app.train()
     def train(message: Message, context: Context) -> Message:
         def act(seal: BankSeal) -> Update:
-            return open_bank(context).train(seal.open(REQUEST, _payload(message)))
+            call = seal.open(REQUEST, payload_of(message))
+            return open_bank(context).train(RoundCall.request_to(seal.bank, instance, call))
 
         return answer(message, context, act)
 
@@ -71,7 +72,8 @@ def raise_it(error: Exception) -> None:
     raise error
 
 
-def _payload(message: Message) -> bytes:
+def payload_of(message: Message) -> bytes:
+    """The one value of a message from the coordinator, whatever it is: nobody has verified it."""
     payload = message.content.config_records[RECORD][PAYLOAD]
     if not isinstance(payload, bytes):
         raise TypeError(f"expected bytes, got {type(payload).__name__}")

@@ -1,4 +1,4 @@
-"""The one way out of a bank: three kinds of things may leave it, and nothing but this module sends.
+"""The one way out of a bank: four kinds of things may leave it, and nothing but this module sends.
 
 The allow-list is a type. Whoever has something else to send (a loss, a count, the text of an exception) has no
 function to call, and a subclass that carries more is refused when it is sent.
@@ -10,6 +10,7 @@ from flwr.app import ConfigRecord, Error, Message, RecordDict
 
 from fedbank.adapter.update import PAYLOAD, PRESENCE, RECORD, REFUSED_CODE, UPDATE, Presence, Update
 from fedbank.errors import PrivacyError, UpdateError
+from fedbank.proposal import ACCEPTANCE, Acceptance
 from fedbank_client.seal import BankSeal
 
 
@@ -21,7 +22,7 @@ class Refusal(Enum):
     FAILURE = "refused: the bank could not finish the round"
 
 
-Outgoing = Presence | Update | Refusal
+Outgoing = Presence | Acceptance | Update | Refusal
 
 
 def refusal_for(error: Exception) -> Refusal:
@@ -40,9 +41,11 @@ def reply(message: Message, outgoing: Outgoing, seal: BankSeal | None) -> Messag
         return Message(Error(REFUSED_CODE, outgoing.value), reply_to=message)
     if seal is not None and type(outgoing) is Presence:
         return _reply(message, seal.close(PRESENCE, outgoing.to_bytes()))
+    if seal is not None and type(outgoing) is Acceptance:
+        return _reply(message, seal.close(ACCEPTANCE, outgoing.to_bytes()))
     if seal is not None and type(outgoing) is Update:
         return _reply(message, seal.close(UPDATE, outgoing.to_bytes()))
-    raise TypeError(f"expected one of Presence, Update, Refusal; got {type(outgoing).__name__}; nothing was sent")
+    raise TypeError(f"expected one of {Outgoing}; got {type(outgoing).__name__}; nothing was sent")
 
 
 def _reply(message: Message, payload: bytes) -> Message:

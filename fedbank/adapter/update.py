@@ -3,7 +3,9 @@
 A question who is there and the bank's answer; the request for a round and the update that answers it.
 """
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedbank.adapter.state import AdapterSpec, Released, Tensors, from_bytes, to_bytes
@@ -23,6 +25,7 @@ NONCE_BYTES = 16
 """A question is that many random bytes."""
 
 _MAX_PRESENCE_BYTES = 1024
+_MAX_HEADER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,63 @@ class RoundRequest:
         tensors, metadata = from_bytes(content, spec.shapes())
         _expect_fields(metadata, {"kind": "request"}, {"campaign": str, "round": int, "plan_digest": str})
         return cls(metadata["campaign"], metadata["round"], metadata["plan_digest"], tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundCall:
+    """One request to all banks: the same bytes for everybody, signed and stored by Flower once, not once per bank.
+
+    ``plans`` holds the digest of each bank's plan, masked so that only that bank can read it: a plan tells how many
+    customers a bank declared to the coordinator, which is no other bank's business. The mask comes from the random
+    ``instance`` of the bank's ``Presence``, which nobody but the two knows.
+    """
+
+    campaign: str
+    round: int
+    plans: Mapping[str, str]
+    adapter: Tensors
+
+    @classmethod
+    def to_all(
+        cls, campaign: str, number: int, plans: Mapping[str, str], instances: Mapping[str, str], adapter: Tensors
+    ) -> "RoundCall":
+        """The call to the banks in ``instances``."""
+        masked = {
+            bank: _masked(plans[bank].encode(), instance, bank, campaign, number).hex()
+            for bank, instance in instances.items()
+        }
+        return cls(campaign, number, masked, adapter)
+
+    def to_bytes(self) -> bytes:
+        """The call as one safetensors file."""
+        fields = {"kind": "call", "campaign": self.campaign, "round": self.round, "plans": dict(self.plans)}
+        return to_bytes(self.adapter, fields)
+
+    @staticmethod
+    def request_to(bank: str, instance: str, content: bytes) -> bytes:
+        """The ``RoundRequest`` to ``bank`` that a call holds; ``UpdateError`` if ``bank`` is not called.
+
+        Rewrites the header and leaves the tensors unread: ``RoundRequest.from_bytes`` checks them.
+        """
+        length = int.from_bytes(content[:8], "little")
+        try:
+            header = json.loads(content[8 : 8 + min(length, _MAX_HEADER_BYTES)])
+            call = json.loads(header["__metadata__"]["fedbank"])
+            masked = bytes.fromhex(call.pop("plans")[bank]) if call.pop("kind") == "call" else b""
+            plan_digest = _masked(masked, instance, bank, call["campaign"], call["round"]).decode()
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise UpdateError(f"Expected a call of {bank} to a round, got something else. Nothing was used.") from error
+        request = {**call, "kind": "request", "plan_digest": plan_digest}
+        header["__metadata__"]["fedbank"] = json.dumps(request, sort_keys=True, separators=(",", ":"))
+        written = json.dumps(header, separators=(",", ":")).encode()
+        written += b" " * (-len(written) % 8)
+        return b"".join((len(written).to_bytes(8, "little"), written, memoryview(content)[8 + length :]))
+
+
+def _masked(text: bytes, *context: str | int) -> bytes:
+    """``text`` xor SHAKE-256 (FIPS 202) of ``context``; the same again takes the mask off."""
+    stream = hashlib.shake_256(json.dumps(["fedbank-mask/1", *context]).encode()).digest(len(text))
+    return bytes(a ^ b for a, b in zip(text, stream, strict=True))
 
 
 @dataclass(frozen=True, slots=True)

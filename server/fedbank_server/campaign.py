@@ -106,6 +106,11 @@ class Campaign:
                 line = replace(line, change=recompute(self._terms, line, self._store.rounds))
                 self._store.history.append(line)
             self._store.rounds.save(record.committed())
+        elif self._store.keeps_rounds and last < state.round:
+            raise RunError(
+                f"Expected the campaign's history to hold the rounds to {state.round}, got those to {last}. "
+                "Restore the campaign's folder from one backup."
+            )
         elif lines and last == state.round and lines[-1].adapter != state.digest():
             raise RunError(
                 f"Expected the adapter that was committed in round {last} ({lines[-1].adapter[:12]}), got another one "
@@ -186,7 +191,9 @@ class Campaign:
         self._board.publish(record, state, needed)
 
         def read(bank: str) -> Released:
-            accepted = record.accepted[bank]
+            accepted, kept = record.accepted[bank], self._store.rounds.released(record.number, bank)
+            if kept is not None:
+                return kept
             return read_update(self._terms, self._store.rounds, record.number, bank, accepted.key, accepted.digest)
 
         next_state, change = aggregate(self._terms, state, record.accepted, read)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from fedbank.adapter.update import COORDINATOR, PAYLOAD, RECORD, REFUSED_CODE, REQUEST, RoundRequest
+from fedbank.adapter.update import COORDINATOR, PAYLOAD, RECORD, REFUSED_CODE, REQUEST, RoundCall
 from fedbank.aggregation.admit import Admitted, Expected, Refused, admit
 from fedbank.aggregation.rounds import Accepted, Decision, GlobalState, Round
 from fedbank.aggregation.terms import CampaignTerms
@@ -50,8 +50,10 @@ class Collector:
         self._post = Post(grid)
         self._nodes = Nodes(grid, self._post, terms, keys, timing)
         self._asked: dict[str, Asked] = {}
+        self._called: dict[str, str] = {}
+        self._sealed_call, self._call_bytes = b"", 0
         self.bytes_down = 0
-        """Payload bytes of the requests that were sent so far."""
+        """Payload bytes of the calls that were sent so far."""
 
     def collect(self, record: Round, state: GlobalState) -> Round | None:
         """The round ready to be aggregated, or aborted, as it is on disk; ``None`` if a stop was asked for."""
@@ -59,7 +61,8 @@ class Collector:
         while not self._stop():
             record = self._without_revoked(record)
             looked = self._nodes.refresh(self._clock())
-            self._ask(record, state)
+            if self._clock() - began > self._timing.nodes_every_s or self._all_there(record):
+                self._ask(record, state)
             answers = 0
             for asked, message in self._post.receive(self._clock()):
                 record, answers = self._take(asked, message, record, state), answers + 1
@@ -79,6 +82,11 @@ class Collector:
     def forget_round(self) -> None:
         """The round is over: what is still out of it comes late."""
         self._asked.clear()
+        self._called, self._sealed_call = {}, b""
+
+    def _all_there(self, record: Round) -> bool:
+        """Whether nobody is waited for before banks are asked: one call reaches them all then."""
+        return all(self._nodes.seat(bank) for bank in self._active() - record.accepted.keys())
 
     def _decided(self, record: Round, decision: Decision, now: float) -> Round:
         if decision is Decision.AGGREGATE:
@@ -117,25 +125,30 @@ class Collector:
         return record.without(gone) if gone else record
 
     def _ask(self, record: Round, state: GlobalState) -> None:
-        """Send the request to every bank that is there and has not been asked since its app was started.
-
-        One request is in memory at a time: with many banks and a large adapter they would not fit.
-        """
+        """Send the call to every bank that is there and has not been asked since its app was started."""
         for bank in sorted(self._active() - record.accepted.keys() - set(record.refusing)):
             seat, before, now = self._nodes.seat(bank), self._asked.get(bank), self._clock()
             if seat is None:
                 continue
             if before and (before.node, before.instance) == (seat.node, seat.instance) and now < before.expires:
                 continue
-            request = RoundRequest(self._terms.campaign, record.number, self._terms.plans[bank], state.adapter)
-            payload, lifetime_s = request.to_bytes(), self._timing.message_timeout_s
+            lifetime_s = self._timing.message_timeout_s
             asked = Asked(TRAIN, seat.node, now + lifetime_s, bank, record.number, seat.instance)
-            sealed = seal(REQUEST, COORDINATOR, self._terms.context, payload, self._keys.own)
-            self.bytes_down += len(payload)
-            del payload
-            self._post.send(asked, sealed, lifetime_s)
+            self._post.send(asked, self._call(record, state), lifetime_s)
+            self.bytes_down += self._call_bytes
             self._asked[bank] = asked
             self._board.bank(bank, BankState.ASKED)
+
+    def _call(self, record: Round, state: GlobalState) -> bytes:
+        """The round's signed call, one for all banks that are there; another one when others are."""
+        seats = {bank: self._nodes.seat(bank) for bank in self._terms.weights}
+        called = {bank: seat.instance for bank, seat in seats.items() if seat is not None}
+        if not called.items() <= self._called.items():
+            terms = self._terms
+            call = RoundCall.to_all(terms.campaign, record.number, terms.plans, called, state.adapter).to_bytes()
+            self._called, self._call_bytes = called, len(call)
+            self._sealed_call = seal(REQUEST, COORDINATOR, terms.context, call, self._keys.own)
+        return self._sealed_call
 
     def _take(self, asked: Asked, message: Message, record: Round, state: GlobalState) -> Round:
         """What becomes of the round with one reply. Nothing that a reply holds can raise here."""
@@ -150,7 +163,7 @@ class Collector:
         found = content if isinstance(content, Refused) else self._admit(content, record, state)
         if isinstance(found, Refused):
             return self._refuse(found, asked, record)
-        self._rounds.keep(record.number, found.update.bank, content if isinstance(content, bytes) else b"")
+        self._rounds.keep(found.update, content if isinstance(content, bytes) else b"")
         record = self._count(record, found, self._clock())
         if found.update.bank != asked.bank:
             self._nodes.lost(asked.bank)

@@ -69,12 +69,12 @@ class CommittedLine:
 
 
 class History:
-    """The lines in ``path``; ``sync=False`` as in ``CampaignStore``."""
+    """The lines in ``path`` (``None``: in memory only); ``sync=False`` as in ``CampaignStore``."""
 
-    def __init__(self, path: Path, *, sync: bool = True) -> None:
+    def __init__(self, path: Path | None, *, sync: bool = True) -> None:
         self._path = path
         self._sync = sync
-        self._lines: list[CommittedLine] | None = None
+        self._lines: list[CommittedLine] | None = [] if path is None else None
 
     def append(self, line: CommittedLine) -> None:
         """Write the line of the next round; ``RunError`` if its round is in already."""
@@ -84,15 +84,19 @@ class History:
                 f"Expected {self._path} to end before round {line.round}, got round {lines[-1].round} there. "
                 "Restore the campaign's folder from one backup."
             )
-        with writing(self._path):
-            append_durable(self._path, json.dumps(asdict(line), sort_keys=True).encode(), sync=self._sync)
+        if self._path is not None:
+            self._write(self._path, line)
         lines.append(line)
+
+    def _write(self, path: Path, line: CommittedLine) -> None:
+        with writing(path):
+            append_durable(path, json.dumps(asdict(line), sort_keys=True).encode(), sync=self._sync)
 
     def lines(self) -> list[CommittedLine]:
         """All lines, oldest first; ``RunError`` naming the first damaged one. A line that a crash cut is not there."""
-        if self._lines is None:
+        if self._lines is None and self._path is not None:
             self._lines = [self._parse(number, line) for number, line in enumerate(read_lines(self._path), start=1)]
-        return self._lines
+        return self._lines if self._lines is not None else []
 
     def seconds(self, window: int) -> dict[str, list[float]]:
         """How long each bank took in the last ``window`` rounds that it was part of, oldest first."""

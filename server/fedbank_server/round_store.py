@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
+from fedbank.adapter.state import Released
+from fedbank.adapter.update import Update
 from fedbank.aggregation.admit import Refused
 from fedbank.aggregation.rounds import Aborted, Accepted, Phase, Round
 from fedbank.durable import write_atomic
@@ -54,9 +56,9 @@ class RoundStore:
                 "begins again with the updates that are there, and no bank is charged twice."
             ) from error
 
-    def keep(self, round_number: int, bank: str, content: bytes) -> None:
-        """Store the update of ``bank``; it is on disk when this returns."""
-        path = self._file(round_number, bank)
+    def keep(self, update: Update, content: bytes) -> None:
+        """Store the envelope ``content`` of ``update``; it is on disk when this returns."""
+        path = self._file(update.round, update.bank)
         with writing(path):
             write_atomic(path, content, mode=0o600, sync=self._sync)
 
@@ -77,6 +79,10 @@ class RoundStore:
                 "Restore it from a backup."
             ) from error
 
+    def released(self, round_number: int, bank: str) -> Released | None:
+        """The tensors of an update that is in memory: here none is, so that one at a time can be read."""
+        return None
+
     def discard(self, round_number: int, bank: str) -> None:
         """Remove an update that does not count after all."""
         self._file(round_number, bank).unlink(missing_ok=True)
@@ -92,6 +98,45 @@ class RoundStore:
 
     def _file(self, round_number: int, bank: str) -> Path:
         return self._updates / f"{round_number:05d}-{quote(bank, safe='')}{_SUFFIX}"
+
+
+class VolatileRoundStore(RoundStore):
+    """As ``RoundStore``, in memory: for simulations, whose banks keep their updates in the same place anyway.
+
+    A simulation that is continued asks the banks again, and they send again what they kept.
+    """
+
+    def __init__(self) -> None:
+        self._record: Round | None = None
+        self._updates_in: dict[tuple[int, str], Released] = {}
+
+    def save(self, record: Round) -> None:
+        """Keep the record."""
+        self._record = record
+
+    def load(self) -> Round | None:
+        """The record."""
+        return self._record
+
+    def keep(self, update: Update, content: bytes) -> None:
+        """Keep the update's tensors."""
+        self._updates_in[update.round, update.bank] = update.tensors
+
+    def kept(self, round_number: int) -> Iterator[Kept]:
+        """None: a campaign recovers what another process left."""
+        return iter(())
+
+    def released(self, round_number: int, bank: str) -> Released | None:
+        """The tensors of the update."""
+        return self._updates_in.get((round_number, bank))
+
+    def discard(self, round_number: int, bank: str) -> None:
+        """Forget the update."""
+        self._updates_in.pop((round_number, bank), None)
+
+    def forget_before(self, round_number: int) -> None:
+        """Forget the updates of all rounds before, and of this one: nobody can read them."""
+        self._updates_in = {at: value for at, value in self._updates_in.items() if at[0] > round_number}
 
 
 def _round(fields: dict[str, Any]) -> Round:

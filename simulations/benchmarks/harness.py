@@ -69,7 +69,7 @@ def timed_campaign(
     with tempfile.TemporaryDirectory() as folder:
         campaign = Campaign(
             terms,
-            CampaignStore(Path(folder) / "state.safetensors", sync=False),
+            CampaignStore(Path(folder) / "state.safetensors", simulated=True),
             first_state(home),
             clock,
             coordinator_keys(home.config.seed, terms.weights),

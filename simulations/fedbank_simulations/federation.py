@@ -49,7 +49,7 @@ def _run(
     executor: Executor | None,
 ) -> GlobalState:
     folder = campaign_folder(output, campaign)
-    store = CampaignStore(folder / "state.safetensors", sync=False)
+    store = CampaignStore(folder / "state.safetensors", simulated=True)
     recorder = Recorder(home, campaign, folder, progress, executor)
     members = home.members(campaign)
     initial = first_state(home)
