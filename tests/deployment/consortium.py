@@ -34,7 +34,7 @@ class Consortium:
         self.banks = {bank: self.authority.bank(bank) for bank in banks}
         self.public, self.private = free_port(), free_port()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.roster({bank: paths for bank, paths in self.banks.items()})
+        self.roster(self.banks)
         (folder / "settings.json").write_text(
             json.dumps({"public": self.public, "private": self.private, "limits": limits})
         )
