@@ -125,6 +125,30 @@ class Acceptance:
         return cls(**fields)
 
 
+def adapter_card(proposal: Proposal, adapter_digest: str, base_reference: str) -> str:
+    """The model card beside a campaign's adapter, the same at the coordinator and at every bank."""
+    terms = proposal.terms
+    privacy = (
+        f"every {terms.privacy.unit} of every bank, epsilon {terms.privacy.epsilon:g} for the whole campaign"
+        if terms.privacy.epsilon is not None
+        else "NONE: this adapter can reveal customers' records"
+    )
+    return f"""---
+base_model: {base_reference}
+library_name: peft
+tags: [lora, federated-learning]
+---
+# LoRA adapter of the campaign {proposal.campaign}
+
+Trained by the banks of {proposal.consortium} in {terms.training.rounds} rounds ({terms.aggregation.rule}, rank
+{terms.adapter.rank}).
+
+- Base model: SHA-256 `{proposal.base_digest}`
+- Adapter: SHA-256 of the tensors `{adapter_digest}`
+- Privacy: {privacy}; see docs/privacy.md for what that covers and what not
+"""
+
+
 def pack(roster: bytes, proposal: Proposal) -> bytes:
     """What a proposal travels with: the signed roster of the moment, whose digest everything that follows is for."""
     return len(roster).to_bytes(4, "big") + roster + proposal.to_bytes()

@@ -12,7 +12,7 @@ from fedbank.errors import UpdateError
 RESULT, RECEIPT = "result", "receipt"
 """The kinds of envelopes."""
 RECEIPT_BYTES = 64
-"""A receipt is the adapter's digest, hexadecimal; who received it is the signer, the campaign is in the context."""
+"""A receipt's payload is a digest in hexadecimal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +37,14 @@ class Result:
         if fields["kind"] != "result":
             raise UpdateError(f"Expected a campaign's result, got {fields['kind']!r:.80}. Nothing was used.")
         return cls(fields["campaign"], fields["rounds"], tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A bank has kept the adapter with this digest; which bank, and in which campaign, is in the envelope."""
+
+    adapter_digest: str
+
+    def to_bytes(self) -> bytes:
+        """The digest."""
+        return self.adapter_digest.encode()

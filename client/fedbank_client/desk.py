@@ -11,7 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from fedbank.adapter.export import save_adapter
 from fedbank.adapter.lora import AdaptedModel, LoraSettings
+from fedbank.adapter.state import digest
 from fedbank.adapter.update import COORDINATOR, Update
 from fedbank.config.schema import ClientConfig
 from fedbank.data.encode import EncodedUnits, Encoder
@@ -21,7 +23,8 @@ from fedbank.errors import FedBankError, RunError, UpdateError
 from fedbank.model.loading import BaseModel
 from fedbank.privacy.noise import RandomStream
 from fedbank.privacy.plan import PrivacyPlan, TrainingPlan, declared_size
-from fedbank.proposal import MAX_BYTES, PROPOSAL, Acceptance, Proposal, unpack
+from fedbank.proposal import MAX_BYTES, PROPOSAL, Acceptance, Proposal, adapter_card, unpack
+from fedbank.result import RESULT, Receipt, Result
 from fedbank.sealing.envelope import open_sealed
 from fedbank.sealing.keys import PublicKey
 from fedbank.sealing.roster import MAX_ROSTER_BYTES, Roster, read_roster
@@ -115,6 +118,28 @@ class Desk:
         self._current = None
         return self._acceptance(agreement)
 
+    def receive(self, content: bytes) -> Receipt:
+        """Keep the campaign's final adapter as a folder that PEFT loads.
+
+        Raises:
+            UpdateError: it is not the coordinator's, or not of the campaign that was agreed to last.
+        """
+        agreement, _ = self._open()
+        proposal, spec = agreement.proposal, self._model_of(agreement).spec
+        result = Result.from_bytes(self.seal().open(RESULT, content), spec)
+        if (result.campaign, result.rounds) != (proposal.campaign, proposal.terms.training.rounds):
+            raise UpdateError(
+                f"Expected the result of {proposal.campaign} after its last round, got that of {result.campaign!r:.80} "
+                f"after {result.rounds}. It was not kept."
+            )
+        found, folder = digest(result.adapter), self._folder(proposal.campaign) / "adapter"
+        reference = self._resources.base.reference
+        save_adapter(
+            folder, spec, result.adapter, base_reference=reference, card=adapter_card(proposal, found, reference)
+        )
+        self._note("result-received", found, f"of {proposal.campaign}")
+        return Receipt(found)
+
     def open_bank(self) -> "PolicedBank":
         """Whoever trains in the campaign that was agreed to last; ``UpdateError`` if there is none."""
         agreement, bank = self._open()
@@ -169,8 +194,7 @@ class Desk:
         return self._encoded[max_length]
 
     def _open_bank(self, agreement: Agreement) -> Bank:
-        terms = agreement.proposal.terms
-        model = self._attach(lora_settings(terms.adapter, terms.aggregation.rule))
+        terms, model = agreement.proposal.terms, self._model_of(agreement)
         return Bank(
             self.name,
             Participation(agreement.proposal.campaign, agreement.plan, local_settings(terms.training)),
@@ -181,6 +205,10 @@ class Desk:
             device=self._resources.base.device,
             budget=read_policy(self._home.policy).budget(),
         )
+
+    def _model_of(self, agreement: Agreement) -> AdaptedModel:
+        terms = agreement.proposal.terms
+        return self._attach(lora_settings(terms.adapter, terms.aggregation.rule))
 
     def _attach(self, settings: LoraSettings) -> AdaptedModel:
         """The one resident base model with this adapter; the one of another campaign is taken off first."""

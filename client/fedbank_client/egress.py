@@ -1,4 +1,4 @@
-"""The one way out of a bank: four kinds of things may leave it, and nothing but this module sends.
+"""The one way out of a bank: five kinds of things may leave it, and nothing but this module sends.
 
 The allow-list is a type. Whoever has something else to send (a loss, a count, the text of an exception) has no
 function to call, and a subclass that carries more is refused when it is sent.
@@ -11,6 +11,7 @@ from flwr.app import ConfigRecord, Error, Message, RecordDict
 from fedbank.adapter.update import PAYLOAD, PRESENCE, RECORD, REFUSED_CODE, UPDATE, Presence, Update
 from fedbank.errors import PrivacyError, UpdateError
 from fedbank.proposal import ACCEPTANCE, Acceptance
+from fedbank.result import RECEIPT, Receipt
 from fedbank_client.seal import BankSeal
 
 
@@ -22,7 +23,7 @@ class Refusal(Enum):
     FAILURE = "refused: the bank could not finish the round"
 
 
-Outgoing = Presence | Acceptance | Update | Refusal
+Outgoing = Presence | Acceptance | Update | Receipt | Refusal
 
 
 def refusal_for(error: Exception) -> Refusal:
@@ -45,6 +46,8 @@ def reply(message: Message, outgoing: Outgoing, seal: BankSeal | None) -> Messag
         return _reply(message, seal.close(ACCEPTANCE, outgoing.to_bytes()))
     if seal is not None and type(outgoing) is Update:
         return _reply(message, seal.close(UPDATE, outgoing.to_bytes()))
+    if seal is not None and type(outgoing) is Receipt:
+        return _reply(message, seal.close(RECEIPT, outgoing.to_bytes()))
     raise TypeError(f"expected one of {Outgoing}; got {type(outgoing).__name__}; nothing was sent")
 
 

@@ -13,7 +13,7 @@ from fedbank.evidence.log import EVIDENCE, EvidenceLog
 from fedbank_client.app import make_client_app, payload_of
 from fedbank_client.connection import Access
 from fedbank_client.desk import Desk
-from fedbank_client.egress import refusal_for, reply
+from fedbank_client.egress import Outgoing, refusal_for, reply
 from fedbank_client.home import Home
 from fedbank_client.loading import load_resources
 from fedbank_client.node import NodeSettings, run_node
@@ -39,21 +39,28 @@ def serve(home: Home, config: ClientConfig, stop: threading.Event, say: Callable
 
 
 def bank_app(desk: Desk) -> ClientApp:
-    """The app of a deployed bank: rounds as in a simulation, and proposals, which a simulation has none of."""
+    """The app of a deployed bank: rounds as in a simulation, and how a campaign begins and ends."""
 
     def log(error: Exception) -> None:
         _LOG.warning("refused: %s", error, exc_info=None if isinstance(error, FedBankError) else error)
 
     app = make_client_app(lambda _: desk.open_bank(), log, lambda _: desk.seal())
 
-    @app.query("propose")
-    def propose(message: Message, context: Context) -> Message:
+    def answer(message: Message, act: Callable[[bytes], Outgoing]) -> Message:
         try:
-            acceptance = desk.consider(payload_of(message))
-            return reply(message, acceptance, desk.seal())
+            outgoing = act(payload_of(message))
+            return reply(message, outgoing, desk.seal())
         except Exception as error:  # noqa: BLE001 - whatever it is, its text must not leave
             log(error)
             return reply(message, refusal_for(error), None)
+
+    @app.query("propose")
+    def propose(message: Message, context: Context) -> Message:
+        return answer(message, desk.consider)
+
+    @app.query("result")
+    def result(message: Message, context: Context) -> Message:
+        return answer(message, desk.receive)
 
     return app
 

@@ -7,7 +7,7 @@ from flwr.serverapp import Grid
 from fedbank.adapter.state import digest
 from fedbank.adapter.update import COORDINATOR
 from fedbank.errors import UpdateError
-from fedbank.result import RECEIPT, RECEIPT_BYTES, RESULT, Result
+from fedbank.result import RECEIPT, RECEIPT_BYTES, RESULT, Receipt, Result
 from fedbank.sealing.envelope import open_sealed, seal
 from fedbank_server.asking import ask_all
 from fedbank_server.nodes import CoordinatorKeys
@@ -26,7 +26,7 @@ def deliver(
 ) -> set[str]:
     """The banks that have the adapter, by their signed receipts; those that are away for longer go without."""
     received: set[str] = set()
-    expected = digest(result.adapter).encode()
+    expected = Receipt(digest(result.adapter)).to_bytes()
 
     def take(content: bytes | None, refusal: str) -> bool:
         try:

@@ -1,0 +1,220 @@
+"""One campaign from proposal to result, on any grid: what ``fedbank server run`` does in its process.
+
+Whatever ends the process, running it again with the same settings continues the same campaign.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from flwr.app import Context, RecordDict
+from flwr.serverapp import Grid
+
+from fedbank.adapter.export import save_adapter
+from fedbank.adapter.state import AdapterSpec, initial_state
+from fedbank.aggregation.deadline import DeadlineRule
+from fedbank.aggregation.norms import adam_norm_bound, sgd_norm_bound
+from fedbank.aggregation.rounds import GlobalState
+from fedbank.aggregation.terms import DEFAULT_MAX_NORM, CampaignTerms
+from fedbank.config import CampaignConfig
+from fedbank.errors import ConfigError, RunError, UpdateError
+from fedbank.model.folder import base_digest, tiny_folder
+from fedbank.proposal import Acceptance, Proposal, adapter_card
+from fedbank.result import Result
+from fedbank.sealing.keys import PublicKey, SigningKey
+from fedbank_server.app import make_server_app
+from fedbank_server.campaign import Campaign
+from fedbank_server.campaign_folder import CampaignFolder
+from fedbank_server.consortium import Consortium, Files, read_consortium
+from fedbank_server.delivery import deliver
+from fedbank_server.members import active_members
+from fedbank_server.nodes import CoordinatorKeys
+from fedbank_server.observer import Observer
+from fedbank_server.proposals import Invited, check_quorum, gather
+from fedbank_server.store import CampaignStore
+
+_RUN_ID, _NODE_ID = 1, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A campaign that can be run: everything but the grid."""
+
+    folder: Path
+    consortium: Consortium
+    config: CampaignConfig
+    proposal: Proposal
+    spec: AdapterSpec
+    kept: CampaignFolder
+    keys: CoordinatorKeys
+
+
+def prepare(folder: Path, config: CampaignConfig) -> Prepared:
+    """Read and check everything that needs no bank.
+
+    Raises:
+        ConfigError: the settings are not within the consortium's terms.
+        ModelError: the base model's folder cannot be read.
+    """
+    consortium, base = read_consortium(folder), _base_folder(config)
+    proposal = Proposal.of(consortium.name, base_digest(base), config)
+    _check_terms(consortium, proposal)
+    keys = CoordinatorKeys(SigningKey.load(Files(folder).coordinator_key), lambda bank: _member_key(folder, bank))
+    kept = CampaignFolder.of(folder, proposal.campaign)
+    return Prepared(folder, consortium, config, proposal, proposal.adapter_spec(base), kept, keys)
+
+
+def run_campaign(
+    prepared: Prepared, grid: Grid, observer: Observer, stop: Callable[[], bool], say: Callable[[str], None]
+) -> GlobalState | None:
+    """Propose (unless it is settled who takes part), run the missing rounds, hand out the adapter.
+
+    Returns the last committed state, ``None`` if it was stopped before the first round.
+
+    Raises:
+        RunError: too few banks accepted, or the campaign is paused: a person has to act.
+    """
+    kept, proposal = prepared.kept, prepared.proposal
+    if not kept.began and not _propose(prepared, grid, stop, say):
+        return None
+    terms = _terms(prepared, kept.accepted())
+    store = CampaignStore(kept.state)
+    initial = GlobalState(0, initial_state(prepared.spec, seed=proposal.terms.seed))
+    campaign = Campaign(terms, store, initial, observer, prepared.keys, stop=stop, status_path=kept.status)
+    make_server_app(campaign)(grid, Context(_RUN_ID, _NODE_ID, {}, RecordDict(), {}))
+    state = store.load(prepared.spec) or initial
+    if state.round == terms.num_rounds:
+        _finish(prepared, terms, state, grid, stop, say)
+    return state
+
+
+def _propose(prepared: Prepared, grid: Grid, stop: Callable[[], bool], say: Callable[[str], None]) -> bool:
+    signed_roster = Files(prepared.folder).roster.read_bytes()
+    roster = active_members(prepared.folder)
+    members, quorum = set(roster.active()), prepared.consortium.terms.quorum
+    if len(members) < quorum:
+        raise RunError(
+            f"Expected at least {quorum} members, the consortium's quorum, got {len(members)}. Invite banks first: "
+            "fedbank server invite"
+        )
+    say(f"Proposing {prepared.proposal.campaign} to {', '.join(sorted(members))} ...")
+    invited = Invited(prepared.proposal, roster, signed_roster, prepared.keys.own)
+    answers = gather(grid, invited, members, prepared.config.patience_s, stop)
+    if stop():
+        return False
+    check_quorum(answers.accepted, answers.refusals, members, quorum)
+    prepared.kept.begin(prepared.proposal, signed_roster, answers.accepted)
+    for bank, acceptance in sorted(answers.accepted.items()):
+        cost = "without privacy" if acceptance.epsilon is None else f"at epsilon {acceptance.epsilon:.2f}"
+        say(f"{bank} takes part, {cost}.")
+    return True
+
+
+def _finish(
+    prepared: Prepared,
+    terms: CampaignTerms,
+    state: GlobalState,
+    grid: Grid,
+    stop: Callable[[], bool],
+    say: Callable[[str], None],
+) -> None:
+    """The adapter as a folder here, and at every bank that is there."""
+    reference = prepared.config.model.name
+    card = adapter_card(prepared.proposal, state.digest(), reference)
+    save_adapter(prepared.kept.folder / "adapter", prepared.spec, state.adapter, base_reference=reference, card=card)
+    say(f"The adapter {state.digest()} is in {prepared.kept.folder / 'adapter'}. Handing it out ...")
+    banks = {bank for bank in terms.weights if prepared.keys.find_key(bank) is not None}
+    result = Result(prepared.proposal.campaign, state.round, state.adapter)
+    received = deliver(grid, result, terms.context, prepared.keys, banks, prepared.config.patience_s, stop)
+    for bank in sorted(banks):
+        say(f"{bank} {'has it' if bank in received else 'has NOT received it: run this again while it is online'}.")
+
+
+def _terms(prepared: Prepared, accepted: Mapping[str, Acceptance]) -> CampaignTerms:
+    proposal, rules = prepared.proposal, prepared.consortium.terms
+    training = proposal.terms.training
+    declared = proposal.terms.aggregation.weights == "declared"
+    deadline = rules.deadline
+    return CampaignTerms(
+        proposal.campaign,
+        prepared.spec,
+        proposal.terms.aggregation.rule,
+        proposal.server_step(),
+        training.rounds,
+        training.local_steps,
+        {bank: float(consent.declared_size) if declared else 1.0 for bank, consent in accepted.items()},
+        {bank: consent.plan_digest for bank, consent in accepted.items()},
+        consortium=proposal.consortium,
+        roster_digest=prepared.kept.roster(prepared.keys.own.public).digest(),
+        quorum=min(rules.quorum, len(accepted)),
+        deadline=DeadlineRule(deadline.factor, deadline.floor_s, deadline.ceiling_s),
+        max_attempts=prepared.config.attempts,
+        max_update_norm=_norm_bound(proposal, prepared.spec, accepted),
+    )
+
+
+def _norm_bound(proposal: Proposal, spec: AdapterSpec, accepted: Mapping[str, Acceptance]) -> float:
+    """What no honest update exceeds, from the terms and the banks' public plans."""
+    training = proposal.terms.training
+    parameters = sum(math.prod(shape) for shape in spec.trainable_shapes().values())
+    if training.optimizer == "adam":
+        return adam_norm_bound(parameters, training.local_steps, training.learning_rate)
+    if any(consent.epsilon is None for consent in accepted.values()):
+        return DEFAULT_MAX_NORM
+    bounds = []
+    for bank, consent in accepted.items():
+        try:
+            plan = json.loads(consent.plan)
+            bounds.append(
+                sgd_norm_bound(
+                    parameters,
+                    training.local_steps,
+                    training.learning_rate,
+                    training.momentum,
+                    clip_norm=float(plan["clip_norm"]),
+                    noise_multiplier=float(plan["noise_multiplier"]),
+                    expected_batch=float(plan["sampling"]["expected_batch_size"]),
+                )
+            )
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UpdateError(f"Expected a plan from {bank} that can be read, got something else.") from error
+    return max(bounds)
+
+
+def _check_terms(consortium: Consortium, proposal: Proposal) -> None:
+    """A campaign keeps to what every bank agreed to on joining."""
+    terms, privacy = consortium.terms, proposal.terms.privacy
+    agreed = (terms.base_model_digest, terms.plan.target_epsilon, terms.plan.delta, terms.plan.unit)
+    if agreed[0] not in (None, proposal.base_digest):
+        raise ConfigError(
+            f"Expected a campaign on the consortium's base model {str(agreed[0])[:16]}, got one on "
+            f"{proposal.base_digest[:16]}. Set model.path to that model's folder."
+        )
+    if agreed[1] is not None and not (privacy.epsilon is not None and privacy.epsilon <= agreed[1]):
+        raise ConfigError(
+            f"Expected privacy.epsilon of at most {agreed[1]}, as in consortium.yaml, got {privacy.epsilon}. Lower it."
+        )
+    if agreed[2] is not None and not (privacy.delta is not None and privacy.delta <= agreed[2]):
+        raise ConfigError(
+            f"Expected privacy.delta of at most {agreed[2]}, as in consortium.yaml, got {privacy.delta}. Set it."
+        )
+    if agreed[3] == "customer" and privacy.unit != "customer":
+        raise ConfigError(f"Expected privacy.unit=customer, as in consortium.yaml, got {privacy.unit}.")
+
+
+def _base_folder(config: CampaignConfig) -> Path:
+    if config.model.path is not None:
+        return Path(config.model.path)
+    if config.model.identifier is not None:
+        raise ConfigError(
+            f"Expected model=tiny or model=path, got model={config.model.name}. The coordinator needs the folder of "
+            "the base model, for its digest and the shapes of its layers: set model=path model.path=DIR."
+        )
+    return tiny_folder()
+
+
+def _member_key(folder: Path, bank: str) -> PublicKey | None:
+    """The key of an active member as the roster says now: a bank that is revoked is out of its campaign too."""
+    return active_members(folder).find_key(bank)
