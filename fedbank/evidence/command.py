@@ -69,7 +69,7 @@ def _show(words: Sequence[str]) -> int:
         description="Shows the last entries of a log, then what verifying it found; exits with 2 if it is damaged.",
     )
     _add_arguments(parser)
-    parser.add_argument("--last", type=int, default=20, metavar="N", help="how many entries (default: 20)")
+    parser.add_argument("--last", type=_count, default=20, metavar="N", help="how many entries (default: 20)")
     chosen = parser.parse_args(list(words))
     path, key = _log(chosen.path), _key(chosen.key)
     damage, verified = None, None
@@ -94,6 +94,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", type=Path, metavar="PATH", help=f"the log, or a folder with {EVIDENCE}")
     parser.add_argument("--key", metavar="HEX", help="public key of the log's owner: 64 hexadecimal digits")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or len(text) > 6 or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected how many entries, from 1 to 999999, got {text!r:.40}")
+    return int(text)
 
 
 def _log(path: Path) -> Path:

@@ -126,7 +126,7 @@ class Trail:
                 raise ValueError("it is too long")
             record = json.loads(line)
             note, joined = record["note"], base64.b64decode(record["leaves"], validate=True)
-            if checkpoint_line(note, joined) != line:
+            if not isinstance(note, str) or checkpoint_line(note, joined) != line:
                 raise ValueError("it is not written in canonical form")
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, binascii.Error) as error:
             raise self._bad_checkpoint(f"{error!s:.200}.") from error
