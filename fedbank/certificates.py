@@ -224,14 +224,18 @@ def explain_tls(error: ssl.SSLError, address: str, certificate: Path) -> str:
     code = getattr(error, "verify_code", None)
     if code in _SERVER_FAULTS:
         return f"Expected the certificate of the server at {address} to be {_SERVER_FAULTS[code]}"
-    for alert, (expected, remedy) in _OWN_FAULTS.items():
+    for alert, (why, remedy) in _OWN_FAULTS.items():
         if alert in (error.reason or ""):
             return (
-                f"Expected {certificate} to be {expected} for the server at {address}, got {_validity(certificate)}, "
-                f"which it refused. {remedy}"
+                f"Expected the server at {address} to accept {certificate} ({_validity(certificate)}), got a refusal: "
+                f"{why}. {remedy}"
             )
-    got = error.reason or "an ended connection"
-    return f"Expected TLS 1.3 with the server at {address}, got: {got}. Check the address."
+    if error.reason is None:  # it was gone before its alert could be read
+        return (
+            f"Expected the server at {address} to accept {certificate} ({_validity(certificate)}), got an ended "
+            "connection: it refuses this bank, or is another server. Ask the coordinator."
+        )
+    return f"Expected TLS 1.3 with the server at {address}, got: {error.reason}. Check the address."
 
 
 _OTHER_ISSUER = (
@@ -244,19 +248,19 @@ _SERVER_FAULTS = {
     19: _OTHER_ISSUER,
     20: _OTHER_ISSUER,
     21: _OTHER_ISSUER,
+    26: "for a server, got one for something else. Check the address; if it is right, somebody stands between.",
     62: "for that name, got one for another. Check the address, or let the coordinator run: fedbank server renew",
     64: "for that address, got one for another. Check it, or let the coordinator run: fedbank server renew",
 }
 """By OpenSSL's X509_V_ERR_* codes (x509_vfy.h)."""
 _RENEW = "Ask the coordinator for a new one: fedbank server renew --bank BANK -o PACKAGE"
 _OWN_FAULTS = {
-    "CERTIFICATE_EXPIRED": ("valid", _RENEW),
-    "UNKNOWN_CA": ("of its authority", "Check that the address is that of this consortium."),
-    "CERTIFICATE_REQUIRED": ("shown", "Run: fedbank client doctor"),
-    "CERTIFICATE_REVOKED": ("a member's", "Ask the coordinator why this bank was revoked."),
-    "ACCESS_DENIED": ("a member's", "Ask the coordinator why this bank was revoked."),
-    "BAD_CERTIFICATE": ("valid now", "Compare the clocks of both machines."),
-    "CERTIFICATE_UNKNOWN": ("a member's", "Run: fedbank client doctor"),
+    "CERTIFICATE_EXPIRED": ("it has expired", _RENEW),
+    "UNKNOWN_CA": ("another authority issued it", "Check that the address is that of this consortium."),
+    "CERTIFICATE_REQUIRED": ("none was shown", "Run: fedbank client doctor"),
+    "CERTIFICATE_REVOKED": ("the membership ended", "Ask the coordinator why."),
+    "ACCESS_DENIED": ("the membership ended", "Ask the coordinator why."),
+    "BAD_CERTIFICATE": ("it is not valid at the server's time", "Compare the clocks of both machines."),
 }
 """By the alert that the server sends (RFC 8446, 6.2), in OpenSSL's spelling."""
 
@@ -266,7 +270,7 @@ def _validity(path: Path) -> str:
         certificate = read_certificate(path)
     except CertificateError:
         return "a damaged file"
-    return f"one valid from {_day(certificate.not_valid_before_utc)} to {_day(certificate.not_valid_after_utc)}"
+    return f"valid from {_day(certificate.not_valid_before_utc)} to {_day(certificate.not_valid_after_utc)}"
 
 
 def _no_prompt(key: Path) -> Callable[[], str]:

@@ -194,7 +194,7 @@ class _Pieces:
 
     def finish(self) -> None:
         """Read to the end: only there is the last chunk's mark."""
-        for chunk in self._chunks:
+        for chunk in (self._waiting, *self._chunks):
             if chunk.strip(b"\0"):
                 raise _damaged("nothing behind the manifest")
 
@@ -211,7 +211,7 @@ def _extract(pieces: _Pieces, folder: Path) -> tuple[dict[str, str], dict[str, s
             return sums, manifest, size
         path = folder / _inside(entry.name)
         if entry.type == tarfile.DIRTYPE and not entry.size:
-            path.mkdir(mode=0o700, exist_ok=True)
+            _make_folder(path)
         elif entry.type == tarfile.REGTYPE:
             sums[entry.name] = _write(pieces, path, entry.size)
             size += entry.size
@@ -231,6 +231,13 @@ def _inside(name: str) -> PurePosixPath:
     if path.is_absolute() or not path.parts or ".." in path.parts or "\\" in name or "\0" in name:
         raise _damaged("only names inside the folder")
     return path
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700)
+    except (FileExistsError, FileNotFoundError, NotADirectoryError):
+        raise _damaged("every folder once, before what is in it") from None
 
 
 def _write(pieces: _Pieces, path: Path, size: int) -> str:

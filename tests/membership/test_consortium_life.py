@@ -27,6 +27,7 @@ from fedbank_server.consortium import Files, read_consortium
 from fedbank_server.members import active_members, admit, member_of, renew, revoke
 
 Command = Callable[[Sequence[str]], int]
+REPLACE = Path.replace
 
 
 def run(command: Command, *words: object) -> None:
@@ -115,14 +116,13 @@ def test_a_crash_while_founding_leaves_nothing(
 ) -> None:
     """The process ends at its n-th rename, the last one included."""
     renames = 0
-    real = os.replace
 
     def crash(self: Path, target: Path) -> Path:
         nonlocal renames
         renames += 1
         if renames == at:
             raise KeyboardInterrupt
-        real(self, target)
+        REPLACE(self, target)
         return target
 
     monkeypatch.setattr(Path, "replace", crash)
@@ -143,14 +143,13 @@ def test_a_crash_during_admission_is_completed_by_the_same_command(
     for at in (1, 2, 3):
         home = enrol_bank(f"bank-{at}")
         writes = 0
-        real = os.replace
 
         def crash(self: Path, target: Path, at: int = at) -> Path:
             nonlocal writes
             writes += 1
             if writes == at:
                 raise KeyboardInterrupt
-            real(self, target)
+            REPLACE(self, target)
             return target
 
         with monkeypatch.context() as patch:

@@ -264,7 +264,7 @@ def _package(home: Home, coordinator: Path, **change: Any) -> bytes:
     """A package as the coordinator would sign it, with something else in it."""
     files = Files(coordinator)
     authority = load_authority(files, None)
-    key = change.get("tls", None) or json.loads(home.request.read_bytes())["body"]["certificate_request"]
+    key = change.get("tls") or json.loads(home.request.read_bytes())["body"]["certificate_request"]
     public = x509.load_pem_x509_csr(key.encode()).public_key() if isinstance(key, str) else key.public_key()
     certificate = (change.get("issuer") or authority).issue(
         change.get("name", home.bank),

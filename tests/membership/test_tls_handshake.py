@@ -35,7 +35,7 @@ ADDRESS = "localhost:9443"
 
 
 def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext, folder: Path, host: str = "localhost") -> bytes:
-    """What the bank reads from a server that asks the roster, as a listener does; raises what the bank's side raises."""
+    """What the bank reads from a server that asks the roster, as a listener does; raises what its side raises."""
 
     def serve() -> None:
         with patient(listener.accept()[0]) as raw:
@@ -145,7 +145,7 @@ def test_an_older_tls_is_refused(coordinator: Path, make_member: Callable[..., H
         ("of tomorrow", "not valid yet. Set this machine's clock"),
         ("of another authority", "of this consortium's authority, got one of another"),
         ("for another name", "for that name, got one for another"),
-        ("of a bank", "Expected"),
+        ("of a bank", "for a server, got one for something else"),
     ],
 )
 def test_a_bank_refuses_a_server_whose_certificate_is_wrong(
