@@ -71,6 +71,16 @@ class Consortium:
         except FileNotFoundError:
             return {"state": "none", "last_error": ""}
 
+    def kill(self, name: str) -> None:
+        """SIGKILL."""
+        self.processes[name].kill()
+        self.processes[name].wait()
+
+    def calls(self, bank: str) -> int:
+        """How often the bank's app was called."""
+        path = self.folder / bank / "calls"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
     def stop(self) -> None:
         for process in self.processes.values():
             if process.poll() is None:
@@ -175,6 +185,12 @@ def _bank(folder: Path, name: str) -> None:
         payload = message.content["fedbank"]["payload"]
         if message.metadata.message_type == "query.slow":
             time.sleep(float(payload))
+        if message.metadata.message_type == "query.modules":
+            modules = ("fedbank_client", "torch", "sitecustomize")
+            found = {module: getattr(sys.modules.get(module), "__file__", None) for module in modules}
+            payload = json.dumps(found).encode()
+        if message.metadata.message_type == "query.fail":
+            raise ValueError("the customer's name is in here")
         with (folder / name / "calls").open("a") as calls:
             calls.write(f"{message.metadata.message_type}\n")
         return Message(RecordDict({"fedbank": ConfigRecord({"payload": payload})}), reply_to=message)
@@ -185,6 +201,7 @@ def _bank(folder: Path, name: str) -> None:
         certificate=pki / f"{name}.pem",
         key=pki / f"{name}.key.pem",
         node_key=pki / f"{name}.node",
+        timeout_s=float(os.environ.get("FEDBANK_TEST_TIMEOUT", "15")),
     )
     run_node(NodeSettings(access, folder / name / "status.json", folder / name / "home", heartbeat_s=2.0), app, stop)
 

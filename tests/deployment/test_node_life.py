@@ -1,0 +1,237 @@
+"""What a resident node and the coordinator's grid live through: crashes, restarts, bad answers, silence."""
+
+import hashlib
+import json
+import signal
+import socket
+import ssl
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from consortium import Consortium, exchange, payload_of, wait_for
+from flwr.cli.build import build_fab_from_files
+from flwr.common.serde import fab_to_proto
+from flwr.supercore.fab import Fab
+
+import fedbank_client
+from fedbank_server import flower_hooks
+
+pytestmark = pytest.mark.slow
+
+
+def both(grid: Any) -> bool:
+    return len(grid.banks()) == 2
+
+
+def test_a_killed_superlink_comes_back_and_no_exchange_is_lost(consortium: Consortium) -> None:
+    consortium.start_banks()
+    with consortium.grid() as grid:
+        wait_for(lambda: both(grid), 60, consortium.log_of("bank1"))
+        nodes = grid.banks()
+        for round_number, killed_after_s in enumerate((0.0, 0.15, 0.4)):
+            payloads = {node: f"{bank} {round_number}".encode() * 50_000 for bank, node in nodes.items()}
+            killer = threading.Timer(killed_after_s, lambda: consortium.kill("serve"))
+            killer.start()
+            restarter = threading.Timer(killed_after_s + 0.5, lambda: consortium.start("serve"))
+            restarter.start()
+            began = time.monotonic()
+            replies = exchange(grid, payloads, seconds=60)
+            assert {node: payload_of(reply) for node, reply in replies.items()} == payloads
+            assert time.monotonic() - began < 40
+            restarter.join()
+            wait_for(lambda: both(grid), 30)
+
+
+def test_a_bank_finishes_while_the_superlink_is_down_and_its_answer_is_not_lost(consortium: Consortium) -> None:
+    consortium.start("bank", "bank1")
+    with consortium.grid() as grid:
+        wait_for(lambda: "bank1" in grid.banks(), 60, consortium.log_of("bank1"))
+        killer = threading.Timer(1.0, lambda: consortium.kill("serve"))
+        restarter = threading.Timer(4.0, lambda: consortium.start("serve"))
+        killer.start()
+        restarter.start()
+        replies = exchange(grid, {grid.banks()["bank1"]: b"2"}, message_type="query.slow")
+        assert [payload_of(reply) for reply in replies.values()] == [b"2"]
+        restarter.join()
+
+
+def test_a_run_that_flower_gave_up_goes_on_in_a_new_one(consortium: Consortium) -> None:
+    consortium.start_banks()
+    with consortium.grid() as grid:
+        wait_for(lambda: both(grid), 60, consortium.log_of("bank1"))
+        first = grid.run.run_id
+
+        def stop_the_run() -> None:
+            with consortium.grid():  # another process' grid ends the run of this one
+                pass
+
+        stopper = threading.Timer(0.5, stop_the_run)
+        stopper.start()
+        replies = exchange(grid, dict.fromkeys(grid.banks().values(), b"2"), message_type="query.slow")
+        assert [payload_of(reply) for reply in replies.values()] == [b"2", b"2"]
+        stopper.join()
+        assert grid.run.run_id != first
+
+
+def test_a_bank_killed_at_work_is_back_in_seconds_and_is_asked_again(consortium: Consortium) -> None:
+    consortium.start("bank", "bank1")
+    with consortium.grid() as grid:
+        wait_for(lambda: "bank1" in grid.banks(), 60, consortium.log_of("bank1"))
+
+        def crash() -> None:
+            wait_for(lambda: consortium.status("bank1")["state"] == "working", 20)
+            consortium.kill("bank1")
+            consortium.start("bank", "bank1")
+
+        threading.Thread(target=crash).start()
+        began = time.monotonic()
+        replies = exchange(grid, {grid.banks()["bank1"]: b"2"}, message_type="query.slow")
+        assert [payload_of(reply) for reply in replies.values()] == [b"2"]
+        assert time.monotonic() - began < 30
+        assert consortium.calls("bank1") == 1
+
+
+def test_a_bank_that_forgot_its_number_is_back_after_75_seconds_at_most(consortium: Consortium) -> None:
+    consortium.start("bank", "bank1")
+    wait_for(lambda: consortium.status("bank1")["state"] == "online", 60, consortium.log_of("bank1"))
+    consortium.kill("bank1")
+    (consortium.folder / "bank1" / "status.json").unlink()
+    consortium.start("bank", "bank1")
+    wait_for(lambda: consortium.status("bank1")["state"] == "offline", 30)
+    assert "still takes an earlier process of this node for present" in consortium.status("bank1")["last_error"]
+    assert wait_for(lambda: consortium.status("bank1")["state"] == "online", 75) < 75
+
+
+def test_a_node_leaves_when_it_is_asked_to_and_the_coordinator_knows_at_once(consortium: Consortium) -> None:
+    process = consortium.start("bank", "bank1")
+    with consortium.grid() as grid:
+        wait_for(lambda: "bank1" in grid.banks(), 60, consortium.log_of("bank1"))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+        wait_for(lambda: "bank1" not in grid.banks(), 5)
+    status = consortium.status("bank1")
+    assert (status["state"], status["node_id"]) == ("stopped", None)
+
+
+def test_a_node_at_work_is_still_alive_to_the_coordinator(consortium: Consortium) -> None:
+    consortium.start("bank", "bank1")
+    with consortium.grid() as grid:
+        wait_for(lambda: "bank1" in grid.banks(), 60, consortium.log_of("bank1"))
+        seen = []
+
+        def watch() -> None:
+            wait_for(lambda: consortium.status("bank1")["state"] == "working", 20)
+            for _ in range(2):
+                seen.append(grid._line.nodes()[0].online_until)
+                time.sleep(3)
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        exchange(grid, {grid.banks()["bank1"]: b"8"}, message_type="query.slow")
+        thread.join()
+    assert seen[1] > seen[0]
+
+
+def test_what_an_app_says_when_it_fails_stays_inside(consortium: Consortium) -> None:
+    consortium.start("bank", "bank1")
+    with consortium.grid() as grid:
+        wait_for(lambda: "bank1" in grid.banks(), 60, consortium.log_of("bank1"))
+        node = grid.banks()["bank1"]
+        failed = exchange(grid, {node: b""}, message_type="query.fail")[node]
+        assert failed.error.reason == "the bank's app failed"
+        assert payload_of(exchange(grid, {node: b"x"})[node]) == b"x"
+    assert b"customer" not in (consortium.folder / "superlink.db").read_bytes()
+
+
+def test_a_bundle_that_the_coordinator_offers_is_never_fetched(
+    consortium: Consortium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hostile coordinator: its bundle carries modules that would take the place of ours."""
+    marker = consortium.folder / "executed"
+    code = f"open({str(marker)!r}, 'w').close()\n".encode()
+    modules = ("fedbank_client/__init__.py", "torch.py", "sitecustomize.py", "fedbank_server/__init__.py")
+    files = {"pyproject.toml": flower_hooks._BUNDLE.encode(), "LICENSE": b"-"} | dict.fromkeys(modules, code)
+    content = build_fab_from_files(files)[0]
+    assert b"sitecustomize.py" in content
+    monkeypatch.setattr(
+        flower_hooks, "bundle", lambda: fab_to_proto(Fab(hashlib.sha256(content).hexdigest(), content, {}))
+    )
+    consortium.start("bank", "bank1")
+    with consortium.grid() as grid:
+        wait_for(lambda: "bank1" in grid.banks(), 60, consortium.log_of("bank1"))
+        reply = exchange(grid, dict.fromkeys(grid.banks().values(), b""), message_type="query.modules")
+        found = json.loads(next(payload_of(one) for one in reply.values()))
+    assert found == {"fedbank_client": fedbank_client.__file__, "torch": None, "sitecustomize": found["sitecustomize"]}
+    assert not marker.exists()
+    assert not list((consortium.folder / "bank1").rglob("*.py"))
+    assert b"get-fab" not in (consortium.folder / "serve.log").read_bytes()
+
+
+def test_one_node_is_one_process(consortium: Consortium) -> None:
+    consortium.start("bank", "bank1")
+    wait_for(lambda: consortium.status("bank1")["state"] == "online", 60, consortium.log_of("bank1"))
+    first = consortium.processes["bank1"]
+    second = consortium.start("bank", "bank1")
+    assert second.wait(30) == 1
+    assert "Expected to be the only process of this node" in consortium.log_of("bank1")()
+    assert first.poll() is None
+    consortium.processes["bank1"] = first
+
+
+@pytest.mark.parametrize("answer", [500, 502, 503, 429, 413, 305, "silence", "garbage", "close"])
+def test_a_node_comes_back_from_every_bad_answer(tmp_path: Path, answer: int | str) -> None:
+    """First a coordinator that answers so and no otherwise, then the real one on the same port."""
+    made = Consortium(tmp_path, banks=("bank1",))
+    made.start("bank", "bank1", environment={"FEDBANK_TEST_TIMEOUT": "1"})
+    try:
+        with bad_coordinator(made, answer):
+            wait_for(lambda: made.status("bank1")["state"] == "offline", 30, made.log_of("bank1"))
+            said = made.status("bank1")["last_error"]
+            assert str(answer) in said if isinstance(answer, int) else "cannot be reached" in said or "Expected" in said
+        made.start_server()
+        wait_for(lambda: made.status("bank1")["state"] == "online", 30, made.log_of("bank1"))
+        with made.grid() as grid:
+            wait_for(lambda: bool(grid.banks()), 30)
+            replies = exchange(grid, dict.fromkeys(grid.banks().values(), b"x"))
+            assert [payload_of(reply) for reply in replies.values()] == [b"x"]
+    finally:
+        made.stop()
+
+
+class bad_coordinator:  # noqa: N801 - used as a context manager
+    def __init__(self, consortium: Consortium, answer: int | str) -> None:
+        self._answer = answer
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(consortium.server.certificate, consortium.server.key)
+        self._listener = socket.create_server(("127.0.0.1", consortium.public))
+        self._held: list[Any] = []
+
+    def __enter__(self) -> None:
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for connection in self._held:
+            connection.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection = self._context.wrap_socket(self._listener.accept()[0], server_side=True)
+                connection.recv(65536)
+                self._held.append(connection)
+                if isinstance(self._answer, int):
+                    head = f"HTTP/1.1 {self._answer} Bad\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+                    connection.sendall(head.encode())
+                elif self._answer == "garbage":
+                    connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n\xff\xff\xff")
+                elif self._answer == "close":
+                    connection.close()
+            except ssl.SSLError:
+                continue
+            except OSError:
+                return
