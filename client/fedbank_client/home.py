@@ -23,6 +23,8 @@ from fedbank.sealing.roster import Roster, read_roster
 from fedbank_client.policy import POLICY
 
 BANK_FILE = "bank.yaml"
+TRAINING = "training"
+"""The part of the folder with the ledger and the finished updates."""
 CREATE = "fedbank client init DIR --bank NAME --invitation FILE"
 _TEMPLATE = """\
 # Whose folder this is, and whom it trusts: from the invitation. Only addresses may ever be changed, if the coordinator
