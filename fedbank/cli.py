@@ -1,7 +1,7 @@
 """``fedbank <command>``: finds the command's module by name, so that help is there at once and torch is not."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 
 from fedbank import __version__
@@ -9,7 +9,9 @@ from fedbank.errors import FedBankError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "simulate": ("fedbank_simulations.cli:simulate_command", "several banks train one adapter on this machine"),
-    "client": ("fedbank_client.cli:client_command", "a member bank's side: the privacy it has spent and has left"),
+    "server": ("fedbank_server.cli:server_command", "the coordinator's side: members, campaigns, status"),
+    "client": ("fedbank_client.cli:client_command", "a member bank's side: join, train, the privacy it has spent"),
+    "evidence": ("fedbank.evidence.command:evidence_command", "verify or show a tamper-evident log of either side"),
     "audit": (
         "fedbank_simulations.audit.cli:audit_command",
         "attack the privacy: does what leaves a bank keep its promise?",
@@ -28,18 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     broken, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help", "help"):
-        sys.stdout.write(_usage())
-        return EXIT_OK
-    if words[0] == "--version":
+    if words[:1] == ["--version"]:
         sys.stdout.write(f"fedbank {__version__}\n")
         return EXIT_OK
-    if words[0] not in COMMANDS:
-        sys.stderr.write(f"Expected a command ({', '.join(COMMANDS)}), got {words[0]!r}. See fedbank --help.\n")
-        return EXIT_USER_ERROR
     try:
-        module, function = COMMANDS[words[0]][0].split(":")
-        return int(getattr(import_module(module), function)(words[1:]))
+        return dispatch("fedbank", COMMANDS, words)
     except FedBankError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_USER_ERROR
@@ -55,9 +50,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
-def _usage() -> str:
-    rows = "".join(f"  {name:<10} {purpose}\n" for name, (_, purpose) in COMMANDS.items())
-    return f"usage: fedbank COMMAND ...   (fedbank COMMAND --help tells more)\n\n{rows}"
+def dispatch(prog: str, commands: Mapping[str, tuple[str, str]], words: Sequence[str]) -> int:
+    """Run the one of ``commands`` that the first of ``words`` names, with the others; the exit code."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(_usage(prog, commands))
+        return EXIT_OK
+    if words[0] not in commands:
+        sys.stderr.write(f"Expected a command ({', '.join(commands)}), got {words[0]!r}. See {prog} --help.\n")
+        return EXIT_USER_ERROR
+    module, function = commands[words[0]][0].split(":")
+    return int(getattr(import_module(module), function)(words[1:]))
+
+
+def _usage(prog: str, commands: Mapping[str, tuple[str, str]]) -> str:
+    rows = "".join(f"  {name:<10} {purpose}\n" for name, (_, purpose) in commands.items())
+    return f"usage: {prog} COMMAND ...   ({prog} COMMAND --help tells more)\n\n{rows}"
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from fedbank.sealing.envelope import open_sealed
 from fedbank.sealing.keys import PublicKey
 from fedbank.sealing.roster import MAX_ROSTER_BYTES, Roster, read_roster
 from fedbank_client.bank import Bank, Participation
-from fedbank_client.home import Home
+from fedbank_client.home import TRAINING, Home
 from fedbank_client.policy import CampaignOffer, read_policy
 from fedbank_client.seal import BankSeal
 from fedbank_client.terms import local_settings, lora_settings, training_plan, units_of
@@ -200,7 +200,7 @@ class Desk:
             Participation(agreement.proposal.campaign, agreement.plan, local_settings(terms.training)),
             agreement.data,
             lambda: model,
-            self._home.folder / "bank",
+            self._home.folder / TRAINING,
             stream_for_round=lambda _: RandomStream.secure(),
             device=self._resources.base.device,
             budget=read_policy(self._home.policy).budget(),

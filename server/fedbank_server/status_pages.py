@@ -76,8 +76,8 @@ class StatusPages:
 
 
 def _query_token(scope: Any) -> bytes:
-    values = parse_qs(scope["query_string"][:1000].decode("latin-1")).get("token", [""])
-    return values[0].encode("latin-1", "replace")
+    query: str = scope["query_string"][:1000].decode("latin-1")
+    return parse_qs(query).get("token", [""])[0].encode("latin-1", "replace")
 
 
 def _shown_token(scope: Any) -> bytes:

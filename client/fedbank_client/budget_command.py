@@ -1,0 +1,189 @@
+"""``fedbank client budget``: what a bank's ledger says, for people, for programs and as a drawing."""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fedbank.errors import RunError
+from fedbank.privacy.ledger import LEDGER, Book, read_ledger
+from fedbank_client.home import BANK_FILE, TRAINING, find_home
+
+_DEFAULT_DELTA = 1e-5
+_PLOT_POINTS = 60
+_UNLIMITED = "no limit"
+
+
+def budget_command(words: Sequence[str]) -> int:
+    """``fedbank client budget [DIR]`` and ``fedbank client budget verify [DIR]``"""
+    if words and words[0] == "verify":
+        return _verify(words[1:])
+    return _budget(words)
+
+
+def _verify(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="fedbank client budget verify",
+        description="Checks the hash chain of a bank's ledger and its head; exits with 2 and says where it breaks.",
+        epilog="Write the printed hash down elsewhere now and then: a ledger that was replaced together with its head "
+        "by an older copy, or made up as a whole, verifies too. --contains HASH checks that a hash written down "
+        "earlier is part of this ledger.",
+    )
+    _add_folder(parser)
+    parser.add_argument("--contains", metavar="HASH", help="a hash that an earlier verify printed")
+    chosen = parser.parse_args(list(words))
+    book = _open(chosen.folder)
+    if chosen.contains is not None and chosen.contains not in book.hashes:
+        raise RunError(
+            f"Expected the ledger of {book.bank} to go on from a line with hash {chosen.contains:.80}, got none. It "
+            "was replaced since: put back the newest copy and take no part in rounds until then."
+        )
+    if chosen.json:
+        _print_json({**_about(book), "intact": True})
+    else:
+        sys.stdout.write(
+            f"The ledger of {book.bank} is intact: {len(book.charges)} charges, last hash {book.head or 'none'}.\n"
+        )
+    return 0
+
+
+def _budget(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="fedbank client budget",
+        description="Privacy that a bank's customers have spent: the epsilon of everything executed in all campaigns "
+        "together, from the bank's own ledger, which is verified first. Epsilons of campaigns do not add up to the "
+        "total: compositions cost less than their sum.",
+        epilog="fedbank client budget verify DIR only checks the ledger.",
+    )
+    _add_folder(parser)
+    parser.add_argument("--delta", type=float, default=_DEFAULT_DELTA, help="delta of every epsilon (default: 1e-5)")
+    parser.add_argument("--max-epsilon", type=float, metavar="E", help="limit over all campaigns, to show what is left")
+    parser.add_argument("--max-epsilon-per-campaign", type=float, metavar="E", help="limit for each campaign")
+    parser.add_argument("--plot", type=Path, metavar="FILE.html", help="draw epsilon over time into a page")
+    chosen = parser.parse_args(list(words))
+    book = _open(chosen.folder)
+    from fedbank.privacy.budget import Budget  # the accountant takes a second to load
+
+    budget = Budget(chosen.max_epsilon, chosen.max_epsilon_per_campaign, chosen.delta)
+    statement = _statement(book, budget)
+    moments = budget.over_time(book.charges, _PLOT_POINTS) if chosen.json or chosen.plot is not None else []
+    if chosen.plot is not None:
+        from fedbank_client.plot import write_page
+
+        write_page(chosen.plot, book.bank, budget, moments)
+    if chosen.json:
+        over_time = [{"time": m.time, "campaign": m.campaign, "epsilon": _up(m.epsilon)} for m in moments]
+        _print_json({**statement, "over_time": over_time})
+    else:
+        _print_table(statement, chosen.plot)
+    return 0
+
+
+def _add_folder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folder",
+        type=Path,
+        nargs="?",
+        metavar="DIR",
+        help="of a simulation, RUN/banks/BANK; default: the bank's folder, FEDBANK_HOME or the current one",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+
+
+def _open(given: Path | None) -> Book:
+    folder = _ledger_folder(given)
+    path = folder / LEDGER
+    if not path.exists() and not path.with_suffix(".head").exists():
+        inside = sorted(found.parent for found in folder.glob(f"banks/*/{LEDGER}"))
+        hint = f" It holds the banks of a simulation: give {inside[0]}, for example." if inside else ""
+        raise RunError(f"Expected a bank's folder with {LEDGER}, got {folder} without one.{hint}")
+    return read_ledger(path)
+
+
+def _ledger_folder(given: Path | None) -> Path:
+    """The folder that was named, or the part of a deployed bank's folder that holds its ledger."""
+    if given is not None and not (given / BANK_FILE).exists():
+        return given
+    return find_home(given).folder / TRAINING
+
+
+def _about(book: Book) -> dict[str, Any]:
+    return {
+        "bank": book.bank,
+        "ledger": book.identity,
+        "lines": book.lines,
+        "charges": len(book.charges),
+        "hash": book.head,
+    }
+
+
+def _statement(book: Book, budget: Any) -> dict[str, Any]:
+    campaigns = list(dict.fromkeys(charge.campaign for charge in book.charges))
+    return {
+        **_about(book),
+        "unit": book.charges[0].unit if book.charges else None,
+        "delta": budget.delta,
+        "max_epsilon": budget.max_epsilon_total,
+        "max_epsilon_per_campaign": budget.max_epsilon_per_campaign,
+        "campaigns": [{"campaign": campaign, **_account(book, budget, campaign)} for campaign in campaigns],
+        "total": _account(book, budget, None),
+    }
+
+
+def _account(book: Book, budget: Any, campaign: str | None) -> dict[str, Any]:
+    """Epsilons rounded against the bank: spent up, left down."""
+    spent, left = budget.spent(book.charges, campaign), budget.left(book.charges, campaign)
+    return {
+        "rounds": spent.rounds,
+        "charges": spent.charges,
+        "steps": spent.steps,
+        "epsilon": _up(spent.epsilon),
+        "epsilon_left": None if left.epsilon is None else math.floor(left.epsilon * 1e4) / 1e4,
+        "steps_left": left.steps,
+    }
+
+
+def _up(epsilon: float) -> float | None:
+    from fedbank.privacy.accounting import round_up
+
+    return round_up(epsilon, 4) if math.isfinite(epsilon) else None
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _print_table(statement: dict[str, Any], plot: Path | None) -> None:
+    console = Console()
+    who = f"every {statement['unit']} of " if statement["unit"] else ""
+    table = Table(title=f"Privacy spent by {who}{statement['bank']}, delta = {statement['delta']:g}")
+    table.add_column("campaign", overflow="fold")
+    for name in ("rounds", "steps", "epsilon spent", "epsilon left", "steps left"):
+        table.add_column(name, justify="right")
+    for row in statement["campaigns"]:
+        table.add_row(*_cells(row["campaign"], row))
+    table.add_section()
+    table.add_row(*_cells("all together", statement["total"]), style="bold")
+    console.print(table, markup=False)
+    repeated = statement["total"]["charges"] - statement["total"]["rounds"]
+    if repeated:
+        console.print(f"{repeated} rounds were executed again after a crash or on another adapter, and count again.")
+    if plot is not None:
+        console.print(f"Wrote {plot}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _cells(name: str, row: dict[str, Any]) -> list[str]:
+    return [
+        name,
+        str(row["rounds"]),
+        str(row["steps"]),
+        "infinite" if row["epsilon"] is None else f"{row['epsilon']:.4f}",
+        _UNLIMITED if row["epsilon_left"] is None else f"{row['epsilon_left']:.4f}",
+        "" if row["steps_left"] is None else str(row["steps_left"]),
+    ]
