@@ -40,9 +40,7 @@ def test_no_gradients_move_adam_further_than_the_bound(kind: str, steps: int) ->
 def test_clipped_and_noised_sgd_stays_below_the_bound(momentum: float, noise: float) -> None:
     """Every customer pulls in the same direction with the whole clip norm: the worst that clipping allows."""
     rng, steps, batch, clip, rate = np.random.default_rng(0), 5, 32.0, 0.5, 0.1
-    bound = sgd_norm_bound(
-        SIZE, steps, rate, momentum, clip_norm=clip, noise_multiplier=noise, expected_batch=batch
-    )
+    bound = sgd_norm_bound(SIZE, steps, rate, momentum, clip_norm=clip, noise_multiplier=noise, expected_batch=batch)
     norms = []
     for _ in range(300):
         velocity = change = np.zeros(SIZE)

@@ -212,7 +212,7 @@ def test_one_update_is_in_memory_at_a_time(terms: CampaignTerms) -> None:
             alive.pop()
 
     most: list[int] = []
-    average(map(lambda bank: Released(Counted(bank)), WEIGHTS), list(WEIGHTS.values()))
+    average((Released(Counted(bank)) for bank in WEIGHTS), list(WEIGHTS.values()))
     assert most == [1, 1, 1]
 
 

@@ -1,0 +1,122 @@
+"""kill -9 at every write of a campaign: the same campaign goes on, commits every round once and asks nobody twice."""
+
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Consortium
+
+from fedbank_server.history import recompute
+
+ROUNDS = 2
+CALLS = ("fsync", "fchmod", "pwrite", "ftruncate")
+
+
+def _in_a_process(act: Callable[[], object]) -> int:
+    """The exit status of a forked process that does ``act``: 0, or minus the signal that ended it."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            act()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def _dying(at: int) -> None:
+    """From now on, the coordinator's ``at``-th call that changes a file is its last; a write gets half of itself out.
+
+    Banks are other processes in truth: what they write does not count, and they finish what they are at.
+    """
+    calls = 0
+
+    def wrap(owner: Any, name: str, half: Callable[..., object] | None = None) -> None:
+        real = getattr(owner, name)
+
+        def call(*args: Any, **named: Any) -> Any:
+            nonlocal calls
+            if threading.current_thread() is not threading.main_thread():
+                return real(*args, **named)
+            calls += 1
+            if calls == at:
+                for thread in threading.enumerate():
+                    if thread is not threading.main_thread():
+                        thread.join(5)
+                if half is not None:
+                    half(real, *args)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args, **named)
+
+        setattr(owner, name, call)
+
+    for name in CALLS:
+        half = (lambda real, fd, content, at: real(fd, content[: len(content) // 2], at)) if name == "pwrite" else None
+        wrap(os, name, half)
+    wrap(Path, "replace")
+    wrap(Path, "unlink")
+    wrap(tempfile, "mkstemp")
+
+
+def _stored(c: Consortium) -> set[tuple[int, str]]:
+    """Round and bank of every update that the coordinator has on disk."""
+    names = [path.name for path in (c.folder / "campaign" / "updates").glob("*.update")]
+    return {(int(name[:5]), name[6:].removesuffix(".update")) for name in names}
+
+
+@pytest.mark.slow
+def test_killed_at_every_write_the_campaign_goes_on(tmp_path: Path) -> None:
+    whole = Consortium(tmp_path / "whole", rounds=ROUNDS)
+    assert _in_a_process(whole.run) == 0
+    expected = whole.store.history.lines()
+    kills = 0
+    for at in range(1, 1000):
+        c = Consortium(tmp_path / str(at), rounds=ROUNDS)
+
+        def run_until(at: int = at, c: Consortium = c) -> None:
+            _dying(at)
+            c.run()
+
+        status = _in_a_process(run_until)
+        assert status in (0, -signal.SIGKILL), status
+        stored, asked = _stored(c), {bank: c.banks[bank].asked() for bank in c.banks}
+        assert _in_a_process(c.run) == 0
+        lines = c.store.history.lines()
+        assert [line.round for line in lines] == list(range(1, ROUNDS + 1)), at
+        assert [(line.adapter, line.change) for line in lines] == [(e.adapter, e.change) for e in expected], at
+        assert recompute(c.terms, lines[-1], c.store.rounds) == lines[-1].change
+        for name, bank in c.banks.items():
+            assert bank.charged() == list(range(1, ROUNDS + 1)), at
+            for number, owner in stored:
+                if owner == name:
+                    assert bank.asked().count(number) == asked[name].count(number), (at, name, number)
+        left = [path.name for path in (c.folder / "campaign").rglob("*") if path.name.startswith(".00")]
+        assert left == [], at
+        kills += status != 0
+        if status == 0:
+            break
+    assert kills > 60
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_still_ends(tmp_path: Path) -> None:
+    """Every start gets a little further: nothing that was done is done again."""
+    c = Consortium(tmp_path / "one", rounds=ROUNDS)
+    for life in range(1, 200):
+
+        def run_until(at: int = 9 + life // 4) -> None:
+            _dying(at)
+            c.run()
+
+        if _in_a_process(run_until) == 0:
+            break
+    assert life > 3
+    lines = c.store.history.lines()
+    assert [line.round for line in lines] == list(range(1, ROUNDS + 1))
+    assert all(bank.charged() == list(range(1, ROUNDS + 1)) for bank in c.banks.values())
