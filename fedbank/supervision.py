@@ -4,6 +4,7 @@ The command runs as a child. It ends with its parent, however that ends, so that
 locks free.
 """
 
+import logging
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 UNSUPERVISED = "--unsupervised"
 """The word with which a supervised command runs itself."""
@@ -77,6 +79,15 @@ def stop_on_signals() -> threading.Event:
     for number in _ASKED:
         signal.signal(number, lambda *_: stop.set())
     return stop
+
+
+def log_to(path: Path) -> None:
+    """Everything that FedBank's own code logs from now on goes to the end of the file at ``path``."""
+    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logger = logging.getLogger("fedbank")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
 
 
 def _describe(code: int) -> str:

@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "privacy that customers have spent; budget verify DIR checks the ledger",
     ),
     "policy": ("fedbank_client.membership_commands:policy_command", "what this bank agrees to: show, check"),
+    "model": ("fedbank_client.start:model_command", "the digest of a base model, for policy.yaml"),
     "doctor": ("fedbank_client.membership_commands:doctor_command", "what may be wrong, and what to do"),
     "leave": ("fedbank_client.membership_commands:leave_command", "leave the consortium"),
 }

@@ -143,7 +143,7 @@ class Desk:
     def open_bank(self) -> "PolicedBank":
         """Whoever trains in the campaign that was agreed to last; ``UpdateError`` if there is none."""
         agreement, bank = self._open()
-        return PolicedBank(bank, agreement.offer(), self._home.policy, self._now)
+        return PolicedBank(bank, agreement.offer(), self._home.policy, self._note, self._now)
 
     def seal(self) -> BankSeal:
         """How everything is signed and opened in the campaign that was agreed to last."""
@@ -250,13 +250,22 @@ class Desk:
 
 
 class PolicedBank:
-    """A bank whose policy file is read again before every round: it may have become stricter since."""
+    """A bank whose policy file is read again before every round: it may have become stricter since.
 
-    def __init__(self, bank: Bank, offer: CampaignOffer, policy: Path, now: Callable[[], datetime]) -> None:
+    What it sent and what it refused is in its evidence before the coordinator learns of it.
+    """
+
+    def __init__(self, bank: Bank, offer: CampaignOffer, policy: Path, note: Note, now: Callable[[], datetime]) -> None:
         self.name = bank.name
-        self._bank, self._offer, self._policy, self._now = bank, offer, policy, now
+        self._bank, self._offer, self._policy, self._note, self._now = bank, offer, policy, note, now
 
     def train(self, request: bytes) -> Update:
         """The bank's update to one round; ``PrivacyError`` if its policy does not allow the campaign (any more)."""
-        read_policy(self._policy).check(self._offer, self._now())
-        return self._bank.train(request)
+        try:
+            read_policy(self._policy).check(self._offer, self._now())
+            update = self._bank.train(request)
+        except FedBankError as error:
+            self._note("round-refused", self._offer.campaign, str(error))
+            raise
+        self._note("update-sent", digest(update.tensors), f"{update.campaign}, round {update.round}")
+        return update

@@ -2,21 +2,18 @@
 
 import argparse
 import json
-import logging
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from fedbank.cli import EXIT_OK, EXIT_USER_ERROR
 from fedbank.config import config_dir, load_client
 from fedbank.errors import RunError
 from fedbank.model.quiet import quiet_libraries
+from fedbank.supervision import UNSUPERVISED, end_with_parent, log_to, stop_on_signals, supervise
 from fedbank_client.home import Home, find_home
-
-_LOG = logging.getLogger("fedbank.bank")
 
 
 def start_command(words: Sequence[str]) -> int:
@@ -30,6 +27,7 @@ def start_command(words: Sequence[str]) -> int:
     )
     parser.add_argument("overrides", nargs="*", metavar="NAME=VALUE", help="such as data=csv data.path=inquiries.csv")
     parser.add_argument("--dir", type=Path, metavar="DIR", help="default: FEDBANK_HOME, or the current folder")
+    parser.add_argument(UNSUPERVISED, action="store_true", help="do not restart after a crash: a service manager does")
     chosen = parser.parse_intermixed_args(list(words))
     home, config = find_home(chosen.dir), load_client(chosen.overrides)
     if not home.joined:
@@ -38,16 +36,36 @@ def start_command(words: Sequence[str]) -> int:
             "to the coordinator, then: fedbank client join PACKAGE"
         )
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    _log_to(home.folder / "client.log")
+    if not chosen.unsupervised:
+        return supervise(["client", "start", *words], (EXIT_OK, EXIT_USER_ERROR), console.print)
+    end_with_parent()
+    log_to(home.folder / "client.log")
     quiet_libraries()
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_on_signals()
 
     from fedbank_client.resident import serve  # torch, transformers and Flower take seconds
 
     serve(home, config, stop, console.print)
-    return 0
+    return EXIT_OK
+
+
+def model_command(words: Sequence[str]) -> int:
+    """``fedbank client model [NAME=VALUE ...]``"""
+    parser = argparse.ArgumentParser(
+        prog="fedbank client model",
+        description="The digest of a base model: what policy.yaml allows and campaigns are about.",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="NAME=VALUE", help="such as model=path model.path=DIR")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    chosen = parser.parse_intermixed_args(list(words))
+    config = load_client(chosen.overrides)
+
+    from fedbank.model.folder import base_digest
+    from fedbank_client.loading import model_folder
+
+    found = base_digest(model_folder(config.model))
+    sys.stdout.write((json.dumps({"base_model_digest": found}) if chosen.json else found) + "\n")
+    return EXIT_OK
 
 
 def status_command(words: Sequence[str]) -> int:
@@ -62,14 +80,14 @@ def status_command(words: Sequence[str]) -> int:
     about = _status(home)
     if chosen.json:
         sys.stdout.write(json.dumps(about, indent=2) + "\n")
-        return 0
+        return EXIT_OK
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{home.bank}, member of {home.consortium}: {about['state']} since {about['since'] or 'never'}")
     console.print(f"last answer of the coordinator: {about['last_poll'] or 'none'}")
     console.print(f"campaign: {about['campaign'] or 'none agreed to'}")
     if about["last_error"]:
         console.print(f"last problem: {about['last_error']}")
-    return 0
+    return EXIT_OK
 
 
 def status_file(home: Home) -> Path:
@@ -85,12 +103,3 @@ def _status(home: Home) -> dict[str, object]:
     current = home.folder / "campaigns" / "current"
     campaign = current.read_text("utf-8") if current.exists() else None
     return {"bank": home.bank, "consortium": home.consortium, "campaign": campaign, **about}
-
-
-def _log_to(path: Path) -> None:
-    """The bank's own log, which never leaves it."""
-    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    logger = logging.getLogger("fedbank")
-    logger.setLevel(logging.INFO)
-    logger.addHandler(handler)

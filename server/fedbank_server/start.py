@@ -5,7 +5,6 @@ other; ``run`` goes on where it was.
 """
 
 import argparse
-import logging
 import os
 import signal
 import sys
@@ -23,12 +22,11 @@ from fedbank.durable import open_locked
 from fedbank.errors import RunError
 from fedbank.evidence.log import EVIDENCE, EvidenceLog
 from fedbank.sealing.keys import SigningKey
-from fedbank.supervision import UNSUPERVISED, end_with_parent, stop_on_signals, supervise
+from fedbank.supervision import UNSUPERVISED, end_with_parent, log_to, stop_on_signals, supervise
 from fedbank_server.arguments import add_folder
 from fedbank_server.consortium import Consortium, Files, find_folder, host_of, read_consortium
 from fedbank_server.members import active_members
 
-_LOG = logging.getLogger("fedbank.server")
 _PID = "server.pid"
 
 
@@ -52,7 +50,7 @@ def start_command(words: Sequence[str]) -> int:
             finally:
                 (folder / _PID).unlink(missing_ok=True)
     end_with_parent()
-    _log_to(folder / "server.log")
+    log_to(folder / "server.log")
     _serve(folder, read_consortium(folder), console.print)
     return EXIT_OK
 
@@ -76,7 +74,7 @@ def run_command(words: Sequence[str]) -> int:
         with _only(folder / "run.lock", "fedbank server run"):
             return supervise(["server", "run", *words], (EXIT_OK, EXIT_USER_ERROR), console.print)
     end_with_parent()
-    _log_to(folder / "run.log")
+    log_to(folder / "run.log")
 
     from fedbank_server.coordinator_grid import open_grid  # Flower takes a second
     from fedbank_server.evidence import EvidenceObserver
@@ -186,11 +184,3 @@ def _port(address: str) -> int:
 
 def _console() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True)
-
-
-def _log_to(path: Path) -> None:
-    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    logger = logging.getLogger("fedbank")
-    logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
