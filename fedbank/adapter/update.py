@@ -120,7 +120,9 @@ class RoundCall:
         try:
             header = json.loads(content[8 : 8 + min(length, _MAX_HEADER_BYTES)])
             call = json.loads(header["__metadata__"]["fedbank"])
-            masked = bytes.fromhex(call.pop("plans")[bank]) if call.pop("kind") == "call" else b""
+            if call.pop("kind") != "call":
+                raise ValueError("not a call")
+            masked = bytes.fromhex(call.pop("plans")[bank])
             plan_digest = _masked(masked, instance, bank, call["campaign"], call["round"]).decode()
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UpdateError(f"Expected a call of {bank} to a round, got something else. Nothing was used.") from error

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save
 
 from fedbank.adapter.state import AdapterSpec, digest
-from fedbank.adapter.update import RoundRequest, Update
+from fedbank.adapter.update import Presence, RoundCall, RoundRequest, Update
 from fedbank.errors import UpdateError
 
 METADATA = {
@@ -196,3 +196,84 @@ def test_a_request_survives_its_round_trip_and_is_no_update(
         Update.from_bytes(request.to_bytes(), small_spec)
     with pytest.raises(UpdateError):
         RoundRequest.from_bytes(_update(small_spec).to_bytes(), small_spec)
+
+
+PLANS = {"bank-a": "a" * 64, "bank-b": "b" * 64}
+INSTANCES = {"bank-a": "1" * 32, "bank-b": "2" * 32}
+
+
+def test_one_call_holds_the_request_to_every_bank(
+    small_spec: AdapterSpec, make_state: Callable[..., dict[str, Any]]
+) -> None:
+    state = make_state(small_spec, 0)
+    call = RoundCall.to_all("spring", 3, PLANS, INSTANCES, state).to_bytes()
+    for bank, plan in PLANS.items():
+        parsed = RoundRequest.from_bytes(RoundCall.request_to(bank, INSTANCES[bank], call), small_spec)
+        assert (parsed.campaign, parsed.round, parsed.plan_digest) == ("spring", 3, plan)
+        assert digest(parsed.adapter) == digest(state)
+
+
+def test_a_bank_cannot_read_another_banks_plan_in_the_call(
+    small_spec: AdapterSpec, make_state: Callable[..., dict[str, Any]]
+) -> None:
+    """Nor see that two have the same one."""
+    same = {"bank-a": "a" * 64, "bank-b": "a" * 64}
+    call = RoundCall.to_all("spring", 3, same, INSTANCES, make_state(small_spec, 0))
+    assert call.plans["bank-a"] != call.plans["bank-b"]
+    assert "a" * 64 not in call.to_bytes().decode("latin-1")
+    with pytest.raises(UpdateError):
+        parsed = RoundCall.request_to("bank-b", INSTANCES["bank-a"], call.to_bytes())
+        assert RoundRequest.from_bytes(parsed, small_spec).plan_digest != "a" * 64
+        raise UpdateError("it could be parsed, with another plan")
+
+
+STRANGE: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda call: b"",
+    "cut": lambda call: call[:20],
+    "no json": lambda call: call[:8] + b"{" * 200 + call[208:],
+    "deep": lambda call: (100_000).to_bytes(8, "little") + b"[" * 100_000,
+    "a huge header": lambda call: b"\xff" * 8 + call[8:],
+    "of another kind": lambda call: _with_header(
+        call,
+        lambda h: {
+            **h,
+            "__metadata__": {"fedbank": h["__metadata__"]["fedbank"].replace('"kind":"call"', '"kind":"cull"')},
+        },
+    ),
+    "plans a list": lambda call: _with_header(
+        call, lambda h: {**h, "__metadata__": {"fedbank": '{"kind":"call","plans":[]}'}}
+    ),
+    "metadata a list": lambda call: _with_header(call, lambda h: {**h, "__metadata__": []}),
+}
+
+
+@pytest.mark.parametrize("bank", ["bank-a", "bank-x"])
+@pytest.mark.parametrize("spoil", STRANGE.values(), ids=STRANGE.keys())
+def test_a_strange_call_is_an_update_error(
+    small_spec: AdapterSpec, make_state: Callable[..., dict[str, Any]], spoil: Callable[[bytes], bytes], bank: str
+) -> None:
+    good = RoundCall.to_all("spring", 3, PLANS, INSTANCES, make_state(small_spec, 0)).to_bytes()
+    content = spoil(good)
+    assert content != good
+    with pytest.raises(UpdateError, match="Expected"):
+        RoundCall.request_to(bank, "1" * 32, content)
+
+
+def test_a_presence_survives_its_round_trip() -> None:
+    presence = Presence("bank-a", "1" * 32, "2" * 32)
+    assert Presence.from_bytes(presence.to_bytes()) == presence
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"[]", b"null", b"{", b"\xff", b"[" * 1000, b" " * 2000),
+        b'{"bank":"a"}',
+        b'{"bank":1,"instance":"","nonce":""}',
+        b'{"bank":"a","instance":"1","nonce":"2","loss":0.3}',
+    ],
+    ids=str,
+)
+def test_a_strange_presence_is_an_update_error(content: bytes) -> None:
+    with pytest.raises(UpdateError, match="Expected"):
+        Presence.from_bytes(content)
