@@ -52,6 +52,12 @@ def test_verify_refuses_a_log_that_does_not_go_on_from_a_checkpoint(folder: Path
         evidence_command(["verify", str(other), "--key", KEY.public.hex(), "--seen", str(folder / "note")])
 
 
+@pytest.mark.parametrize("command", ["verify", "show"])
+def test_verify_with_the_key_of_another_fails(folder: Path, command: str) -> None:
+    with pytest.raises(EvidenceError, match=r"checkpoint 0 .*got none"):
+        evidence_command([command, str(folder), "--key", SigningKey.derived("other").public.hex()])
+
+
 def test_show_is_a_table_of_the_last_entries(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evidence_command(["show", str(folder), "--last", "2", "--key", KEY.public.hex()]) == 0
     shown = capsys.readouterr().out

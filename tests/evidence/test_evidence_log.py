@@ -158,6 +158,15 @@ def test_an_entry_is_on_disk_before_append_returns_and_before_a_checkpoint_count
     assert done == entry
 
 
+def test_a_log_that_nobody_told_otherwise_syncs_every_entry(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = EvidenceLog(path, ORIGIN, KEY)
+    fill(log, 1)
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    fill(log, 3)
+    assert len(synced) == 3
+
+
 # --- several writers ---------------------------------------------------------------------------------------------
 
 

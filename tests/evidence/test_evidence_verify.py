@@ -1,5 +1,6 @@
 import base64
 import json
+import tracemalloc
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -252,6 +253,17 @@ def test_one_entry_can_be_shown_to_be_in_the_log(path: Path) -> None:
             check_entry(edited(lines[index]), index, note, proof, KEY.public.raw)
         with pytest.raises(EvidenceError, match="got none"):
             check_entry(lines[index], index, note, proof, FORGER.public.raw)
+
+
+@pytest.mark.parametrize("target", ["evidence.jsonl", "evidence.checkpoints"])
+def test_a_line_without_end_costs_no_memory(path: Path, target: str) -> None:
+    (path.parent / target).write_bytes(b"x" * 20_000_000)
+    tracemalloc.start()
+    with pytest.raises(EvidenceError):
+        verify(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
 
 
 @pytest.mark.parametrize("missing", ["file", "folder"])

@@ -92,6 +92,13 @@ def test_every_entry_can_be_shown_to_be_in_the_tree_and_no_other(size: int) -> N
                 check_inclusion(*wrong)
 
 
+def test_a_short_proof_does_not_pass_a_node_off_as_an_entry() -> None:
+    hashes = leaves(4)
+    node = node_hash(hashes[0], hashes[1])
+    with pytest.raises(EvidenceError):
+        check_inclusion(node, 0, 4, [node_hash(hashes[2], hashes[3])], root_of(hashes))
+
+
 @pytest.mark.parametrize("second", SIZES)
 def test_a_tree_can_be_shown_to_have_grown_and_a_rewritten_one_cannot(second: int) -> None:
     hashes, new = leaves(second), root_of(leaves(second))
