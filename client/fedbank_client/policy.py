@@ -7,7 +7,7 @@ stays up. The limits on epsilon are promises of the whole ledger too, see ``Poli
 import json
 import re
 from dataclasses import asdict, dataclass
-from datetime import datetime, time
+from datetime import UTC, datetime, time, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -193,7 +193,7 @@ class Policy:
     def _local(self, now: datetime) -> datetime:
         if now.tzinfo is None:
             raise ValueError("now must know its time zone")
-        return now.astimezone(ZoneInfo(self.zone))
+        return now.astimezone(_zone_of(self.zone))
 
     def _span(self) -> str:
         begin, end = self.hours or (time.min, time.max)
@@ -254,9 +254,14 @@ def _hours(text: str, path: Path) -> tuple[time, time] | None:
     return begin, end
 
 
+def _zone_of(name: str) -> tzinfo:
+    """UTC is known also to a machine without a time zone database."""
+    return UTC if name == "UTC" else ZoneInfo(name)
+
+
 def _zone(name: str, path: Path) -> str:
     try:
-        ZoneInfo(name)
+        _zone_of(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise ConfigError(
             f"Expected time_zone in {path} to be a time zone such as Europe/Berlin, got {name!r:.60}."

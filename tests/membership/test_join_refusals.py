@@ -1,8 +1,12 @@
 """Everything that can be wrong with an invitation, a request or a package, and what the person is told."""
 
+import base64
+import contextlib
 import json
 import multiprocessing
+import random
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,10 +17,19 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from fedbank.certificates import CLIENT_AUTH, CertificateError, fingerprint, new_key, save_key, to_pem
+from fedbank.certificates import (
+    CLIENT_AUTH,
+    CertificateError,
+    check_certificate,
+    fingerprint,
+    new_key,
+    parse_certificate,
+    save_key,
+    to_pem,
+)
 from fedbank.errors import FedBankError, RunError
 from fedbank.membership.documents import Invitation, JoinPackage, JoinRequest, LeaveNotice, node_key_line
-from fedbank.membership.signed import MAX_DOCUMENT, DocumentError, write_document
+from fedbank.membership.signed import MAX_DOCUMENT, DocumentError, open_document, write_document
 from fedbank.sealing.canonical import canonical
 from fedbank.sealing.keys import SigningKey
 from fedbank.sealing.roster import Member, Roster, sign_roster
@@ -46,7 +59,7 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "a name twice": (lambda content: content.replace(b'"format"', b'"body":{},"format"', 1), "damaged"),
     "other spaces": (lambda content: content.replace(b'":"', b'": "', 1), "damaged"),
     "deep": (lambda content: b"[" * 100_000, "damaged"),
-    "large": (lambda content: content + b" " * MAX_DOCUMENT + b"x", "damaged"),
+    "large": (lambda content: content + b" " * MAX_DOCUMENT, "damaged"),
     "not UTF-8": (lambda content: b"\xff\xfe" + content, "damaged"),
     "a list": (lambda content: b"[]", "damaged"),
     "no body": (lambda content: edited(content, lambda d: d.update(body=[])), "damaged"),
@@ -74,6 +87,15 @@ def test_a_damaged_or_edited_file_is_refused(
     read(content())  # type: ignore[operator]
     with pytest.raises(DocumentError, match=words):
         read(change(content()))  # type: ignore[operator]
+
+
+def test_a_signature_under_one_format_is_none_under_another(now: datetime) -> None:
+    """A leave notice cannot be made into anything else that a bank signs."""
+    key = SigningKey.derived("bank")
+    notice = LeaveNotice("Test Consortium", "bank-a", now).write(key)
+    moved = edited(notice, lambda document: document.update(format="fedbank-another/1"))
+    with pytest.raises(DocumentError, match="signature"):
+        open_document(moved, "fedbank-another/1", lambda _: key.public)
 
 
 def test_line_ends_of_mail_programs_do_no_harm(give_invitation: Give) -> None:
@@ -306,7 +328,10 @@ PACKAGES: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
     "another coordinator": (lambda _: {"signer": _STRANGER}, "signature"),
     "for another bank": (lambda _: {"bank": "bank-z"}, "Expected a join package for bank-a"),
     "another consortium": (lambda _: {"consortium": "Other"}, "in Test Consortium"),
-    "another authority": (lambda t: {"issuer": _other_authority(t), "other_authority": True}, "authority"),
+    "another authority": (
+        lambda t: {"issuer": _other_authority(t), "other_authority": True},
+        "authority that the invitation named",
+    ),
     "certificate of another authority": (lambda t: {"issuer": _other_authority(t)}, "another issuer"),
     "certificate in another name": (lambda _: {"name": "bank-z"}, "Expected .* to be for bank-a, got one for bank-z"),
     "certificate for another key": (lambda _: {"tls": new_key()}, "another key"),
@@ -365,6 +390,10 @@ def test_a_key_that_others_can_read_is_not_used(
         with pytest.raises(FedBankError, match="chmod 600"):
             join(home, package, now)
         path.chmod(0o600)
+    join(home, package, now)
+    home.tls_key.chmod(mode)
+    with pytest.raises(CertificateError, match="chmod 600"):
+        home.tls_context()
     Files(coordinator).authority_key.chmod(mode)
     with pytest.raises(CertificateError, match="chmod 600"):
         load_authority(Files(coordinator), None)
@@ -390,6 +419,56 @@ def test_swapped_keys_are_noticed(make_member: Callable[..., Home], now: datetim
     save_key(home.tls_key, new_key(), b"a passphrase")
     with pytest.raises(CertificateError, match=r"passphrase|belong together"):
         home.tls_context()
+
+
+def _flip(content: bytes, rng: random.Random) -> bytes:
+    changed = bytearray(content)
+    for _ in range(rng.choice((1, 1, 2, 8))):
+        changed[rng.randrange(len(changed))] = rng.randrange(256)
+    return bytes(changed)
+
+
+def test_no_random_damage_causes_anything_but_a_refusal(
+    give_invitation: Give, make_member: Callable[..., Home], admit_bank: Give, now: datetime
+) -> None:
+    """Neither from outside nor in a part that was signed although it is damaged."""
+    rng, home = random.Random(7), make_member()
+    signing, node = home.load_signing_key(), home.load_node_key()
+    invitation = SigningKey.derived("i")
+    authority = x509.load_pem_x509_certificate(home.authority.read_bytes())
+    request = JoinRequest.read(home.request.read_bytes())
+    wanted = x509.load_pem_x509_csr(request.certificate_request.encode()).public_bytes(serialization.Encoding.DER)
+    der = authority.public_bytes(serialization.Encoding.DER)
+    files = (
+        (give_invitation("bank-b"), Invitation.read),
+        (home.request.read_bytes(), JoinRequest.read),
+        (admit_bank(home), lambda content: JoinPackage.read(content, home.coordinator_key)),
+    )
+    refused = 0
+    for _ in range(300):
+        for content, read in files:
+            with contextlib.suppress(FedBankError):
+                read(_flip(content, rng))
+                refused -= 1
+            refused += 1
+        damaged = replace(
+            request,
+            certificate_request=_pem("CERTIFICATE REQUEST", _flip(wanted, rng)),
+            invitation=invitation.public,
+        )
+        with contextlib.suppress(DocumentError):
+            JoinRequest.read(damaged.write(invitation, signing, node))
+        with contextlib.suppress(CertificateError):
+            broken = parse_certificate(_pem("CERTIFICATE", _flip(der, rng)).encode(), "a mail")
+            check_certificate(broken, "x", authority=broken, usage=CLIENT_AUTH, name="bank-a", now=now)
+        with contextlib.suppress(CertificateError):
+            broken = parse_certificate(_pem("CERTIFICATE", _flip(der, rng)).encode(), "a mail")
+            check_certificate(authority, "x", authority=broken, usage=CLIENT_AUTH, name="bank-a", now=now)
+    assert refused >= 890
+
+
+def _pem(label: str, der: bytes) -> str:
+    return f"-----BEGIN {label}-----\n{base64.b64encode(der).decode()}\n-----END {label}-----\n"
 
 
 def _admit_in_process(coordinator: Path, request: Path, go: Any, results: Any) -> None:
