@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "fedbank_simulations.audit.cli:audit_command",
         "attack the privacy: does what leaves a bank keep its promise?",
     ),
+    "divide": ("fedbank_simulations.divide:divide_command", "one data file as one file a bank, to try a deployment"),
     "report": ("fedbank_simulations.cli:report_command", "privacy-utility curves of finished simulations"),
 }
 """Every command with where it lives (``module:function``) and what it does."""

@@ -10,6 +10,7 @@ from flwr.clientapp import ClientApp
 from fedbank.config import ClientConfig
 from fedbank.errors import FedBankError
 from fedbank.evidence.log import EVIDENCE, EvidenceLog
+from fedbank.evidence.origin import origin
 from fedbank_client.app import make_client_app, payload_of
 from fedbank_client.connection import Access
 from fedbank_client.desk import Desk
@@ -25,7 +26,7 @@ _LOG = logging.getLogger("fedbank.bank")
 def serve(home: Home, config: ClientConfig, stop: threading.Event, say: Callable[[str], None]) -> None:
     """Load everything, then answer the coordinator until ``stop`` is set."""
     key = home.load_signing_key()
-    with EvidenceLog(home.folder / EVIDENCE, f"fedbank/{home.consortium}/{home.bank}", key) as evidence:
+    with EvidenceLog(home.folder / EVIDENCE, origin(home.consortium, home.bank), key) as evidence:
 
         def note(action: str, about: str, result: str) -> None:
             evidence.append(action, about, result, home.bank)

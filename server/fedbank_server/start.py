@@ -21,6 +21,7 @@ from fedbank.config import config_dir, load_campaign
 from fedbank.durable import open_locked
 from fedbank.errors import RunError
 from fedbank.evidence.log import EVIDENCE, EvidenceLog
+from fedbank.evidence.origin import origin
 from fedbank.sealing.keys import SigningKey
 from fedbank.supervision import UNSUPERVISED, end_with_parent, log_to, stop_on_signals, supervise
 from fedbank_server.arguments import add_folder
@@ -165,7 +166,7 @@ def _sentence(about: Mapping[str, Any]) -> str:
 
 def _evidence(folder: Path, consortium: Consortium) -> EvidenceLog:
     key = SigningKey.load(Files(folder).coordinator_key)
-    return EvidenceLog(folder / EVIDENCE, f"fedbank/{consortium.name}/coordinator", key)
+    return EvidenceLog(folder / EVIDENCE, origin(consortium.name, "coordinator"), key)
 
 
 def _only(lock: Path, command: str) -> Any:
