@@ -203,12 +203,17 @@ def test_threads_may_share_one_log(path: Path) -> None:
     assert verify_log(path, KEY.public.raw).signed == 240
 
 
-def test_a_checkpoint_that_another_process_wrote_is_not_written_over(path: Path) -> None:
+def test_a_checkpoint_that_another_process_wrote_is_not_written_over(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, second = open_log(path), open_log(path)
     fill(first, 2)
     fill(second, 1)
     note = first.checkpoint()
-    assert second.checkpoint() == note
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", lambda *_: pytest.fail("written over"))
+        patch.setattr(os, "ftruncate", lambda *_: pytest.fail("cut"))
+        assert second.checkpoint() == note
     fill(second, 1)
     second.checkpoint()
     assert verify_log(path, KEY.public.raw, [note]).checkpoints == 2

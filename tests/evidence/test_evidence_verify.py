@@ -117,6 +117,10 @@ ENTRY_CHANGES: dict[str, tuple[Callable[[Lines], Lines], int]] = {
     "number-as-float": (at(42, lambda line: line.replace(b'"seq":42', b'"seq":42.0')), 42),
     "result-number": (at(42, lambda line: line.replace(b'"norm 42"', b"42")), 42),
     "no-such-day": (at(42, lambda line: line.replace(b"-03-01T", b"-02-30T")), 42),
+    "spaces-unsigned": (at(265, lambda line: line.replace(b":", b": ", 1)), 265),
+    "field-twice-unsigned": (at(265, lambda line: line.replace(b"{", b'{"seq":265,')), 265),
+    "number-as-float-unsigned": (at(265, lambda line: line.replace(b'"seq":265', b'"seq":265.0')), 265),
+    "too-long-unsigned": (at(265, lambda line: line + b" " * 3000), 265),
     "not-json-unsigned": (at(265, lambda line: b"hello"), 265),
 }
 
