@@ -21,6 +21,8 @@ from fedbank.certificates import (
     to_pem,
 )
 from fedbank.durable import sync_folder, write_atomic
+from fedbank.evidence.log import EVIDENCE, EvidenceLog
+from fedbank.evidence.origin import origin
 from fedbank.membership.documents import Invitation, JoinPackage, JoinRequest, LeaveNotice, node_key_line
 from fedbank.membership.folders import locked, new_folder, utc
 from fedbank.membership.signed import DocumentError
@@ -88,6 +90,9 @@ def join(home: Home, content: bytes, now: datetime) -> None:
     if not home.roster.exists() or home.read_roster().sequence < roster.sequence:
         home.store_roster(package.roster)
     with locked(home.folder):
+        if home.joined and home.certificate.read_bytes() == to_pem(certificate):
+            return
+        _note(home, "joined", fingerprint(certificate), f"roster {roster.sequence} of {home.consortium}")
         write_atomic(home.certificate, to_pem(certificate))
         write_atomic(home.terms_file, package.terms.dumps().encode() + b"\n")
 
@@ -102,11 +107,19 @@ def leave(home: Home, now: datetime) -> Path:
     with locked(home.folder):
         if not path.exists():
             notice = LeaveNotice(home.consortium, home.bank, now)
+            _note(home, "left", home.bank, f"the consortium {home.consortium}")
             write_atomic(path, notice.write(home.load_signing_key()))
         for gone in (home.tls_key, home.node_key, home.certificate):
             gone.unlink(missing_ok=True)
         sync_folder(home.tls_key.parent)
     return path
+
+
+def _note(home: Home, action: str, about: str, result: str) -> None:
+    """Into the bank's own evidence, before it is done."""
+    key = home.load_signing_key()
+    with EvidenceLog(home.folder / EVIDENCE, origin(home.consortium, home.bank), key) as evidence:
+        evidence.append(action, about, result, home.bank)
 
 
 def _pinned(home: Home) -> tuple[str, str, tuple[str, ...], PublicKey]:

@@ -5,10 +5,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedbank.evidence.log import EVIDENCE, EvidenceLog
+from fedbank.evidence.origin import origin
 from fedbank.membership.folders import choose_folder
 from fedbank.membership.settings import Settings
 from fedbank.membership.terms import ADDRESS, NAME, TERMS, Terms
-from fedbank.sealing.keys import PublicKey
+from fedbank.sealing.keys import PublicKey, SigningKey
+from fedbank.sealing.roster import COORDINATOR
 
 CONSORTIUM = "consortium.yaml"
 CREATE = "fedbank server init DIR --name NAME"
@@ -107,11 +110,6 @@ class Files:
         return self.folder / "invitations.json"
 
     @property
-    def journal(self) -> Path:
-        """Certificates that were issued and members that were revoked, a line each."""
-        return self.folder / "members.jsonl"
-
-    @property
     def certificates(self) -> Path:
         """Copies of the members' certificates."""
         return self.folder / "certificates"
@@ -165,6 +163,16 @@ def read_consortium(folder: Path) -> Consortium:
         listen.text("private", ADDRESS, meaning),
         Terms.from_settings(values),
     )
+
+
+def note(files: Files, name: str, key: SigningKey, action: str, about: str, result: str) -> None:
+    """Put what the operator did in the consortium ``name`` into the coordinator's log of evidence, before it is done.
+
+    Raises:
+        EvidenceError: it cannot be written, and so must not be done.
+    """
+    with EvidenceLog(files.folder / EVIDENCE, origin(name, COORDINATOR), key) as evidence:
+        evidence.append(action, about, result, COORDINATOR)
 
 
 def render_settings(name: str, hosts: tuple[str, ...], port: int) -> str:

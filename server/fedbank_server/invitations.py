@@ -1,22 +1,24 @@
 """Invitations that the coordinator gave: each lets one bank join once, until it expires.
 
 The server keeps the public half of an invitation's key: whoever reads its folder cannot join with it.
-Whoever changes something here holds the folder's lock (``fedbank.membership.folders.locked``).
+All but ``invite`` expect the caller to hold the folder's lock (``fedbank.membership.folders.locked``).
 """
 
 import json
 import secrets
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from fedbank.certificates import read_certificate, to_pem
 from fedbank.durable import write_atomic
 from fedbank.errors import RunError
 from fedbank.membership.documents import Invitation
-from fedbank.membership.folders import utc
+from fedbank.membership.folders import locked, utc
 from fedbank.membership.signed import DocumentError
-from fedbank.sealing.keys import PublicKey
-from fedbank_server.consortium import Consortium, Files
+from fedbank.sealing.keys import PublicKey, SigningKey
+from fedbank.sealing.roster import read_roster
+from fedbank_server.consortium import Files, note, read_consortium
 
 _SECRET_BYTES = 32
 
@@ -36,21 +38,30 @@ class Issued:
     withdrawn: str | None = None
 
 
-def invite(files: Files, consortium: Consortium, bank: str, now: datetime, *, valid: timedelta) -> Invitation:
-    """A new invitation for ``bank``, remembered here. Earlier ones of the bank that nobody used stay valid."""
-    coordinator = files.public_key()
-    invitation = Invitation(
-        consortium.name,
-        bank,
-        consortium.addresses,
-        to_pem(read_certificate(files.authority)).decode(),
-        coordinator,
-        now + valid,
-        secrets.token_bytes(_SECRET_BYTES),
-    )
-    given = Issued(invitation.key.public.hex(), bank, utc(now), utc(invitation.expires))
-    _write(files, [*read_invitations(files), given])
-    return invitation
+def invite(folder: Path, bank: str, now: datetime, *, valid: timedelta) -> tuple[Invitation, bytes]:
+    """A new invitation for ``bank``, remembered here, and its file. Earlier ones that nobody used stay valid.
+
+    Raises:
+        RunError: the bank is a member.
+    """
+    files, consortium = Files(folder), read_consortium(folder)
+    with locked(folder):
+        coordinator = SigningKey.load(files.coordinator_key)
+        if read_roster(files.roster.read_bytes(), coordinator.public).find_key(bank) is not None:
+            raise RunError(f"Expected a bank that is no member yet, got {bank}. See fedbank server members.")
+        invitation = Invitation(
+            consortium.name,
+            bank,
+            consortium.addresses,
+            to_pem(read_certificate(files.authority)).decode(),
+            coordinator.public,
+            now + valid,
+            secrets.token_bytes(_SECRET_BYTES),
+        )
+        given = Issued(invitation.key.public.hex(), bank, utc(now), utc(invitation.expires))
+        note(files, consortium.name, coordinator, "bank-invited", bank, f"key {given.key}, until {given.expires}")
+        _write(files, [*read_invitations(files), given])
+    return invitation, invitation.write(coordinator)
 
 
 def check_invitation(files: Files, key: PublicKey, bank: str, request: str, now: datetime) -> None:

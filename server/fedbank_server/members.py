@@ -5,7 +5,6 @@ again, completes: certificate, roster (from here on the bank is a member), invit
 """
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,14 +14,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedbank.certificates import CLIENT_AUTH, Authority, CertificateError, fingerprint, read_certificate, to_pem
-from fedbank.durable import append_durable, write_atomic
+from fedbank.durable import write_atomic
 from fedbank.errors import RunError
 from fedbank.membership.documents import JoinPackage, JoinRequest
 from fedbank.membership.folders import locked, utc
 from fedbank.membership.signed import DocumentError
 from fedbank.sealing.keys import SigningKey
 from fedbank.sealing.roster import Member, Roster, read_roster, sign_roster
-from fedbank_server.consortium import Consortium, Files, read_consortium
+from fedbank_server.consortium import Consortium, Files, note, read_consortium
 from fedbank_server.invitations import check_invitation, mark_used, withdraw
 
 _MEMBER_DAYS = 365
@@ -53,7 +52,7 @@ def admit(folder: Path, content: bytes, authority: Callable[[], Authority], now:
         if not _is_admitted(files, roster, request):
             _refuse_known(roster, request)
             certificate = authority().issue(request.bank, request.tls_key(), CLIENT_AUTH, now, days=_MEMBER_DAYS)
-            _record_certificate(files, request.bank, certificate, now)
+            _issue(files, consortium, request.bank, certificate, coordinator)
             member = Member(
                 request.bank, request.signing_key, request.node_key, fingerprint(certificate), utc(now), None
             )
@@ -81,7 +80,7 @@ def renew(folder: Path, bank: str, authority: Callable[[], Authority], now: date
         if not isinstance(key, ec.EllipticCurvePublicKey):
             raise CertificateError(f"Expected a P-256 key in {files.certificate_of(bank)}, got another kind.")
         certificate = authority().issue(bank, key, CLIENT_AUTH, now, days=_MEMBER_DAYS)
-        _record_certificate(files, bank, certificate, now)
+        _issue(files, consortium, bank, certificate, coordinator)
         roster = _store(files, roster, replace(member, certificate_sha256=fingerprint(certificate)), coordinator)
         return _package(files, consortium, bank, roster, coordinator)
 
@@ -102,7 +101,7 @@ def revoke(folder: Path, bank: str, now: datetime, *, reason: str) -> Member:
         if member.revoked is not None:
             return member
         coordinator = SigningKey.load(files.coordinator_key)
-        _note(files, {"utc": utc(now), "action": "revoke", "bank": bank, "reason": reason})
+        note(files, roster.consortium, coordinator, "member-revoked", bank, reason or "no reason given")
         ended = replace(member, revoked=utc(now))
         _store(files, roster, ended, coordinator)
         return ended
@@ -179,23 +178,13 @@ def _refuse_known(roster: Roster, request: JoinRequest) -> None:
             )
 
 
-def _record_certificate(files: Files, bank: str, certificate: x509.Certificate, now: datetime) -> None:
+def _issue(
+    files: Files, consortium: Consortium, bank: str, certificate: x509.Certificate, coordinator: SigningKey
+) -> None:
+    ends = utc(certificate.not_valid_after_utc)
+    about = f"for {bank}, serial {certificate.serial_number:x}, until {ends}"
+    note(files, consortium.name, coordinator, "certificate-issued", fingerprint(certificate), about)
     write_atomic(files.certificate_of(bank), to_pem(certificate))
-    _note(
-        files,
-        {
-            "utc": utc(now),
-            "action": "issue",
-            "bank": bank,
-            "serial": f"{certificate.serial_number:x}",
-            "certificate_sha256": fingerprint(certificate),
-            "expires": utc(certificate.not_valid_after_utc),
-        },
-    )
-
-
-def _note(files: Files, entry: dict[str, str]) -> None:
-    append_durable(files.journal, json.dumps(entry, ensure_ascii=False).encode())
 
 
 def _store(files: Files, roster: Roster, member: Member, key: SigningKey) -> Roster:

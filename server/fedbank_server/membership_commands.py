@@ -16,16 +16,15 @@ from rich.table import Table
 
 from fedbank.certificates import Authority
 from fedbank.durable import write_atomic
-from fedbank.errors import ConfigError, RunError
-from fedbank.membership.folders import locked, read_document, utc
+from fedbank.errors import ConfigError
+from fedbank.membership.folders import read_document, utc
 from fedbank.membership.health import report
 from fedbank.membership.terms import BANK, BANK_MEANING
-from fedbank.sealing.keys import SigningKey
 from fedbank.sealing.roster import COORDINATOR, Roster
 from fedbank_server.arguments import add_folder, add_json, add_passphrase, read_passphrase, refuse_file
 from fedbank_server.authority import DEFAULT_HOSTS, DEFAULT_PORT, create_consortium, load_authority, renew_server
 from fedbank_server.backup import back_up, restore
-from fedbank_server.consortium import Files, find_folder, read_consortium
+from fedbank_server.consortium import Files, find_folder
 from fedbank_server.doctor import examine
 from fedbank_server.invitations import invite, read_invitations
 from fedbank_server.members import active_members, admit, expiry_of, renew, revoke
@@ -76,18 +75,13 @@ def invite_command(words: Sequence[str]) -> int:
     bank = _bank(chosen.bank)
     if not 0 < chosen.valid_hours <= 24 * 30:
         raise ConfigError(f"Expected --valid-hours above 0 and at most 720, got {chosen.valid_hours}. 24 is usual.")
-    files, consortium = Files(folder), read_consortium(folder)
     refuse_file(chosen.output)
-    with locked(folder):
-        if bank in active_members(folder).active():
-            raise RunError(f"Expected a bank that is no member yet, got {bank}. See fedbank server members.")
-        coordinator = SigningKey.load(files.coordinator_key)
-        invitation = invite(files, consortium, bank, _now(), valid=timedelta(hours=chosen.valid_hours))
-    write_atomic(chosen.output, invitation.write(coordinator), mode=0o600)
+    invitation, content = invite(folder, bank, _now(), valid=timedelta(hours=chosen.valid_hours))
+    write_atomic(chosen.output, content, mode=0o600)
     _say(
         f"Wrote the invitation for {bank} to {chosen.output}, valid until {utc(invitation.expires)}. Send it in "
         "confidence.\n"
-        f"The bank must see this coordinator key, compared over a second channel:\n  {coordinator.public.hex()}"
+        f"The bank must see this coordinator key, compared over a second channel:\n  {invitation.coordinator_key.hex()}"
     )
     return 0
 
@@ -151,10 +145,10 @@ def revoke_command(words: Sequence[str]) -> int:
     )
     parser.add_argument("bank", metavar="BANK")
     add_folder(parser)
-    parser.add_argument("--reason", default="", help="goes into the journal")
+    parser.add_argument("--reason", default="", help="goes into the evidence")
     chosen = parser.parse_args(list(words))
     folder = find_folder(chosen.dir)
-    member = revoke(folder, chosen.bank, _now(), reason=chosen.reason[:500])
+    member = revoke(folder, chosen.bank, _now(), reason=chosen.reason)
     _say(f"{member.bank} is no member since {member.revoked}. Roster {active_members(folder).sequence}.")
     return 0
 

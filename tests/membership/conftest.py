@@ -7,12 +7,10 @@ from pathlib import Path
 import pytest
 
 from fedbank.membership.documents import Invitation
-from fedbank.membership.folders import locked
-from fedbank.sealing.keys import SigningKey
 from fedbank_client.enrolment import enrol, join
 from fedbank_client.home import Home, read_home
 from fedbank_server.authority import create_consortium, load_authority
-from fedbank_server.consortium import Files, read_consortium
+from fedbank_server.consortium import Files
 from fedbank_server.invitations import invite
 from fedbank_server.members import admit
 
@@ -37,10 +35,7 @@ def give_invitation(coordinator: Path, now: datetime) -> Callable[..., bytes]:
     """The file of an invitation for a bank."""
 
     def give(bank: str = "bank-a", *, at: datetime | None = None, folder: Path = coordinator) -> bytes:
-        files = Files(folder)
-        with locked(folder):
-            given = invite(files, read_consortium(folder), bank, at or now, valid=timedelta(hours=24))
-        return given.write(SigningKey.load(files.coordinator_key))
+        return invite(folder, bank, at or now, valid=timedelta(hours=24))[1]
 
     return give
 

@@ -16,11 +16,13 @@ import fedbank_client.membership_commands as client
 import fedbank_server.membership_commands as server
 from fedbank.certificates import CertificateError, fingerprint, read_certificate
 from fedbank.errors import ConfigError, RunError
+from fedbank.evidence.log import EVIDENCE
+from fedbank.evidence.verify import verify_log
 from fedbank.membership.documents import LeaveNotice
 from fedbank.membership.terms import DeadlineRule, PlanTerms, Terms
 from fedbank.sealing.keys import SigningKey
 from fedbank.sealing.roster import Roster, sign_roster
-from fedbank_client.enrolment import join
+from fedbank_client.enrolment import join, leave
 from fedbank_client.home import Home, read_home
 from fedbank_server.authority import create_consortium, load_authority
 from fedbank_server.consortium import Files, read_consortium
@@ -61,6 +63,28 @@ def test_a_consortium_lives_through_its_commands(
     notice = LeaveNotice.read((home.folder / "leave-notice.json").read_bytes(), home.load_signing_key().public)
     assert notice.bank == "bank-b"
     assert not home.joined
+
+
+def test_both_sides_can_prove_later_what_was_done(
+    coordinator: Path, make_member: Callable[..., Home], admit_bank: Callable[..., bytes], now: datetime
+) -> None:
+    home = make_member()
+    join(home, admit_bank(home), now)
+    revoke(coordinator, "bank-a", now, reason="key\nlost")
+    leave(home, now)
+    issued = active_members(coordinator).members["bank-a"].certificate_sha256
+    for folder, key, done in (
+        (
+            coordinator,
+            Files(coordinator).public_key(),
+            [("bank-invited", "bank-a"), ("certificate-issued", issued), ("member-revoked", "bank-a")],
+        ),
+        (home.folder, home.load_signing_key().public, [("joined", issued), ("left", "bank-a")]),
+    ):
+        verified = verify_log(folder / EVIDENCE, key.raw)
+        assert verified.signed == verified.entries == len(done)
+        kept = [json.loads(line) for line in (folder / EVIDENCE).read_text().splitlines()]
+        assert [(entry["action"], entry["object"]) for entry in kept] == done
 
 
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
