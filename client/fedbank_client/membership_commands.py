@@ -78,7 +78,10 @@ def leave_command(words: Sequence[str]) -> int:
             _say("Nothing was changed.")
             return 2
     notice = leave(home, _now())
-    _say(f"{home.bank} has left. Send {notice} to the coordinator, who then runs: fedbank server revoke {home.bank}")
+    _say(
+        f"{home.bank} has left. Send {notice} to the coordinator, who then runs:\n"
+        f"  fedbank server revoke {home.bank} --notice {notice.name}"
+    )
     return 0
 
 

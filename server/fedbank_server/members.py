@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from fedbank.certificates import CLIENT_AUTH, Authority, CertificateError, fingerprint, read_certificate, to_pem
 from fedbank.durable import write_atomic
 from fedbank.errors import RunError
-from fedbank.membership.documents import JoinPackage, JoinRequest
+from fedbank.membership.documents import JoinPackage, JoinRequest, LeaveNotice
 from fedbank.membership.folders import locked, utc
 from fedbank.membership.signed import DocumentError
 from fedbank.sealing.keys import SigningKey
@@ -105,6 +105,26 @@ def revoke(folder: Path, bank: str, now: datetime, *, reason: str) -> Member:
         ended = replace(member, revoked=utc(now))
         _store(files, roster, ended, coordinator)
         return ended
+
+
+def accept_notice(folder: Path, content: bytes, bank: str, now: datetime) -> Member:
+    """End the membership of ``bank`` by its own signed leave notice.
+
+    Raises:
+        DocumentError: the notice is not signed by this member, or is about something else.
+        RunError: no such member.
+    """
+    roster = active_members(folder)
+    member = roster.members.get(bank)
+    if member is None:
+        raise _no_member(roster, bank)
+    notice = LeaveNotice.read(content, member.signing_key)
+    if (notice.bank, notice.consortium) != (bank, roster.consortium):
+        raise DocumentError(
+            f"Expected the notice of {bank} to leave {roster.consortium}, got that of {notice.bank} to leave "
+            f"{notice.consortium}. Nothing was changed."
+        )
+    return revoke(folder, bank, now, reason=f"left by its own notice of {utc(notice.left)}")
 
 
 def active_members(folder: Path) -> Roster:

@@ -27,7 +27,7 @@ from fedbank_server.backup import back_up, restore
 from fedbank_server.consortium import Files, find_folder
 from fedbank_server.doctor import examine
 from fedbank_server.invitations import invite, read_invitations
-from fedbank_server.members import active_members, admit, expiry_of, renew, revoke
+from fedbank_server.members import accept_notice, active_members, admit, expiry_of, renew, revoke
 
 
 def init_command(words: Sequence[str]) -> int:
@@ -145,10 +145,15 @@ def revoke_command(words: Sequence[str]) -> int:
     )
     parser.add_argument("bank", metavar="BANK")
     add_folder(parser)
-    parser.add_argument("--reason", default="", help="goes into the evidence")
+    why = parser.add_mutually_exclusive_group()
+    why.add_argument("--reason", default="", help="goes into the evidence")
+    why.add_argument("--notice", type=Path, metavar="FILE", help="the leave notice that the bank signed")
     chosen = parser.parse_args(list(words))
     folder = find_folder(chosen.dir)
-    member = revoke(folder, chosen.bank, _now(), reason=chosen.reason)
+    if chosen.notice is None:
+        member = revoke(folder, chosen.bank, _now(), reason=chosen.reason)
+    else:
+        member = accept_notice(folder, read_document(chosen.notice), chosen.bank, _now())
     _say(f"{member.bank} is no member since {member.revoked}. Roster {active_members(folder).sequence}.")
     return 0
 

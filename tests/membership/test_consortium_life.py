@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_ssh_priv
 import fedbank_client.membership_commands as client
 import fedbank_server.membership_commands as server
 from fedbank.certificates import CertificateError, fingerprint, read_certificate
-from fedbank.errors import ConfigError, RunError
+from fedbank.errors import ConfigError, FedBankError, RunError
 from fedbank.evidence.log import EVIDENCE
 from fedbank.evidence.verify import verify_log
 from fedbank.membership.documents import LeaveNotice
@@ -26,7 +26,7 @@ from fedbank_client.enrolment import join, leave
 from fedbank_client.home import Home, read_home
 from fedbank_server.authority import create_consortium, load_authority
 from fedbank_server.consortium import Files, read_consortium
-from fedbank_server.members import active_members, admit, member_of, renew, revoke
+from fedbank_server.members import accept_notice, active_members, admit, member_of, renew, revoke
 
 Command = Callable[[Sequence[str]], int]
 REPLACE = Path.replace
@@ -359,6 +359,27 @@ def test_a_folder_is_found_or_the_way_to_make_one_is_told(
     assert server.members_command([]) == 0
 
 
+def test_a_leave_notice_ends_the_membership_of_whoever_signed_it_only(
+    coordinator: Path, make_member: Callable[..., Home], now: datetime
+) -> None:
+    home, other = make_member("bank-a"), make_member("bank-b")
+    content = leave(home, now).read_bytes()
+    forged = LeaveNotice("Test Consortium", "bank-b", now).write(home.load_signing_key())
+    elsewhere = LeaveNotice("Other", "bank-b", now).write(other.load_signing_key())
+    for notice, bank, words in (
+        (content, "bank-b", "signature"),
+        (forged, "bank-b", "signature"),
+        (elsewhere, "bank-b", "to leave Other"),
+        (content, "bank-z", "Expected a member"),
+    ):
+        with pytest.raises(FedBankError, match=words):
+            accept_notice(coordinator, notice, bank, now)
+    assert list(active_members(coordinator).active()) == ["bank-a", "bank-b"]
+    notice_file = str(home.folder / "leave-notice.json")
+    assert server.revoke_command(["bank-a", "--dir", str(coordinator), "--notice", notice_file]) == 0
+    assert list(active_members(coordinator).active()) == ["bank-b"]
+
+
 def test_leaving_asks_first(
     make_member: Callable[..., Home], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -374,4 +395,4 @@ def test_leaving_asks_first(
     first = (home.folder / "leave-notice.json").read_bytes()
     assert client.leave_command(["--dir", str(home.folder), "--yes"]) == 0
     assert (home.folder / "leave-notice.json").read_bytes() == first
-    assert "fedbank server revoke bank-a" in capsys.readouterr().out
+    assert "fedbank server revoke bank-a --notice" in capsys.readouterr().out
