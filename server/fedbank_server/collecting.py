@@ -3,6 +3,7 @@
 An update is stored before it counts. A bank whose update is stored is not asked again, whatever crashes.
 """
 
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,6 +27,7 @@ from fedbank_server.snapshot import BankState
 _NOT_DELIVERED = (3, 4, 5)
 """Flower's MESSAGE_UNAVAILABLE, REPLY_MESSAGE_UNAVAILABLE and NODE_UNAVAILABLE: the bank has not answered."""
 _MAX_REASON = 200
+_LARGE = 1 << 22
 
 
 class Collector:
@@ -82,7 +84,10 @@ class Collector:
     def forget_round(self) -> None:
         """The round is over: what is still out of it comes late."""
         self._asked.clear()
+        is_large = self._call_bytes > _LARGE
         self._called, self._sealed_call = {}, b""
+        if is_large:
+            gc.collect()  # the messages that held it refer to themselves
 
     def _all_there(self, record: Round) -> bool:
         """Whether nobody is waited for before banks are asked: one call reaches them all then."""
@@ -234,7 +239,8 @@ def _content(message: Message) -> bytes | Refused:
         check = "refusal" if message.error.code == REFUSED_CODE else "error"
         return Refused("", check, reason if check == "refusal" else f"Expected an answer, got an error: {reason}")
     records = message.content.config_records
-    payload = records[RECORD].get(PAYLOAD) if RECORD in records else None
+    # Taken out: Flower's records refer to themselves, and would hold the bytes until Python looks for such circles.
+    payload = records[RECORD].pop(PAYLOAD, None) if RECORD in records else None
     if not isinstance(payload, bytes):
         return Refused("", "format", f"Expected bytes, got {type(payload).__name__}. Nothing was used.")
     return payload

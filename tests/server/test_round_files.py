@@ -1,4 +1,4 @@
-"""The files of a round: what is stored comes back, what was exchanged is noticed, a status is read as it was written."""
+"""The files of a round: what is stored comes back, what was exchanged is noticed, a status is read as written."""
 
 import json
 from collections.abc import Callable
@@ -42,9 +42,7 @@ def test_a_damaged_record_is_named(tmp_path: Path, content: str) -> None:
 
 
 @pytest.mark.parametrize("bank", ["bank-1", "..", "a/b", "bank.é", "-", ".hidden", "x" * 60])
-def test_an_update_is_stored_under_its_banks_name_whatever_that_is(
-    tmp_path: Path, make_consortium: Make, bank: str
-) -> None:
+def test_an_update_is_stored_under_its_banks_name(tmp_path: Path, make_consortium: Make, bank: str) -> None:
     terms = make_consortium().terms
     update = Update("spring", 7, bank, "0" * 64, "plan", NUM_STEPS, numeric_change(terms, "bank-1", 7, "0" * 64))
     store = RoundStore(tmp_path)
