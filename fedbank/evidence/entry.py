@@ -71,6 +71,6 @@ def stamp(now: datetime) -> str:
 
 
 def one_line(text: str) -> str:
-    """``text`` as a result: what cannot be printed becomes a question mark, what is too long ends in an ellipsis."""
-    plain = "".join(char if char.isprintable() else "?" for char in text[: MAX_RESULT + 1])
+    """``text`` as a result: unprintable characters become question marks, a long text ends in "…", none is "-"."""
+    plain = "".join(char if char.isprintable() else "?" for char in text[: MAX_RESULT + 1]) or "-"
     return plain if len(plain) <= MAX_RESULT else plain[: MAX_RESULT - 1] + "…"

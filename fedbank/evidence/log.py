@@ -15,7 +15,7 @@ from fedbank.durable import append_at, open_locked, sync_folder
 from fedbank.evidence.entry import Entry, one_line, stamp
 from fedbank.evidence.errors import EvidenceError
 from fedbank.evidence.files import checkpoints_of, follow_files, read_leaves, unusable
-from fedbank.evidence.note import Checkpoint, Key, read_checkpoint, sign_checkpoint
+from fedbank.evidence.note import Checkpoint, Key, check_name, read_checkpoint, sign_checkpoint
 from fedbank.evidence.trail import INTERVAL, Trail, checkpoint_line
 from fedbank.evidence.tree import prove_consistency
 
@@ -45,6 +45,7 @@ class EvidenceLog:
         sync: bool = True,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        check_name(origin)
         self._path = path
         self._origin = origin
         self._key = key

@@ -15,7 +15,7 @@ from fedbank.evidence.errors import EvidenceError
 ED25519, COSIGNATURE = 0x01, 0x04
 """Signature types of c2sp.org/signed-note."""
 _MAX_NOTE_CHARACTERS = 1 << 14
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}")
+_NAME = re.compile(r"[^\s+]{1,128}")
 _TEXT = re.compile(r"([^\n]+)\n(0|[1-9][0-9]{0,15})\n([A-Za-z0-9+/]{43}=)\n")
 _SIGNATURE = re.compile(r"— (\S+) ([A-Za-z0-9+/]+={0,2})")
 
@@ -66,8 +66,9 @@ def read_checkpoint(note: str, public_key: bytes | None, origin: str | None = No
     """
     text, signatures = split_note(note)
     match = _TEXT.fullmatch(text)
-    if match is None or not _NAME.fullmatch(match[1]):
+    if match is None:
         raise EvidenceError(f"Expected origin, size and root of a checkpoint, got {text!r:.120}.")
+    check_name(match[1])
     checkpoint = Checkpoint(match[1], int(match[2]), _decode(match[3]))
     if origin is not None and checkpoint.origin != origin:
         raise EvidenceError(f"Expected a checkpoint of {origin}, got one of {checkpoint.origin}.")
@@ -86,10 +87,15 @@ def split_note(note: str) -> tuple[str, list[tuple[str, bytes]]]:
     return text + "\n", [(match[1], _decode(match[2])) for match in found if match is not None]
 
 
+def check_name(name: str) -> None:
+    """``EvidenceError`` unless ``name`` can name a key or a log (c2sp.org/signed-note): no space, no plus."""
+    if not _NAME.fullmatch(name) or not name.isprintable():
+        raise EvidenceError(f"Expected a name of 1 to 128 printable characters, no space, no plus; got {name!r:.80}.")
+
+
 def signature_line(name: str, kind: int, public_key: bytes, signature: bytes) -> str:
-    """``— NAME base64(key id || signature)`` and a newline; the name must hold no space and no plus."""
-    if not _NAME.fullmatch(name):
-        raise EvidenceError(f"Expected a name of letters, digits and ._:/@- for a signature, got {name!r:.80}.")
+    """``— NAME base64(key id || signature)`` and a newline."""
+    check_name(name)
     return f"— {name} {base64.b64encode(_key_id(name, kind, public_key) + signature).decode()}\n"
 
 

@@ -47,6 +47,11 @@ def test_a_checkpoint_has_three_lines_an_empty_one_and_a_signature() -> None:
     assert read_checkpoint(NOTE, KEY.public.raw, ORIGIN) == CHECKPOINT
 
 
+def test_a_name_may_be_in_any_script() -> None:
+    checkpoint = Checkpoint("fedbank/Zürich-銀行/bank-a", 1, bytes(32))
+    assert read_checkpoint(sign_checkpoint(checkpoint, KEY), KEY.public.raw) == checkpoint
+
+
 def test_signatures_of_unknown_keys_are_passed_over() -> None:
     other = signature_line("witness.example/w1", 0x04, WITNESS.public.raw, bytes(72))
     same_name = signature_line(ORIGIN, ED25519, WITNESS.public.raw, bytes(64))
@@ -69,8 +74,8 @@ REFUSED = {
     "signature-not-base64": (f"{TEXT}\n— {ORIGIN} AAA\n", "base64"),
     "signature-in-another-spelling": (NOTE[:-3] + chr(ord(NOTE[-3]) + 1) + NOTE[-2:], "canonical spelling"),
     "no-origin": (signed(f"\n1\n{ROOT}\n"), "origin, size and root"),
-    "origin-with-a-space": (signed(f"a b\n1\n{ROOT}\n"), "origin, size and root"),
-    "origin-with-a-plus": (signed(f"a+b\n1\n{ROOT}\n"), "origin, size and root"),
+    "origin-with-a-space": (signed(f"a b\n1\n{ROOT}\n"), "no space, no plus"),
+    "origin-with-a-plus": (signed(f"a+b\n1\n{ROOT}\n"), "no space, no plus"),
     "size-with-a-zero-before": (signed(f"{ORIGIN}\n01\n{ROOT}\n"), "origin, size and root"),
     "size-negative": (signed(f"{ORIGIN}\n-1\n{ROOT}\n"), "origin, size and root"),
     "size-in-other-digits": (signed(f"{ORIGIN}\n١\n{ROOT}\n"), "origin, size and root"),
@@ -160,7 +165,7 @@ def test_a_cosignature_does_not_move_to_another_checkpoint_or_time(change: str) 
         check_cosignature(note, "bank-a", WITNESS.public.raw)
 
 
-@pytest.mark.parametrize("name", ["", "two words", "a+b", "line\nbreak"])
+@pytest.mark.parametrize("name", ["", "two words", "a+b", "line\nbreak", "\u3000", "a\u200bb", "a" * 129])
 def test_a_name_that_would_break_the_note_signs_nothing(name: str) -> None:
     with pytest.raises(EvidenceError, match="Expected a name"):
         cosign(NOTE, WITNESS, name, 1)
