@@ -12,14 +12,16 @@ from typing import TypeVar
 
 import httpx
 from cryptography import x509
-from flwr.app import Message
+from flwr.app import Error, Message
 
-from fedbank.errors import RunError
+from fedbank.errors import RunError, UpdateError
 from fedbank_client import flower_hooks as flower
 
 _CLOCK_TOLERANCE_S = 4.0
 """Flower accepts a node's time up to 5 s ahead of its own and 305 s behind."""
-_OBJECT_RETRY_S, _OBJECT_PATIENCE_S = (0.02, 1.0), 180.0
+_OBJECT_RETRY_S, _OBJECT_PATIENCE_S = (0.02, 0.5), 20.0
+NOT_UNDERSTOOD = 101
+"""Error code of the answer to a message that is not one of ours."""
 _T = TypeVar("_T")
 
 
@@ -37,6 +39,14 @@ class AlreadyOnlineError(RunError):
 
 class NotWantedError(RunError):
     """The coordinator does not take this answer any more: its run is over. It will ask again if it still needs it."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotOurs:
+    """A message that is not one record with one bytes value, and the answer to it."""
+
+    reply: Message
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +110,23 @@ class FleetConnection:
         request = flower.SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=flower.HEARTBEAT_DEFAULT_INTERVAL)
         return bool(self._call(lambda: self._client.SendNodeHeartbeat(request)).success)
 
-    def pull(self) -> Message | None:
-        """The next message for this node, or ``None`` after a short wait; ``UpdateError`` if it is not one of ours."""
+    def pull(self) -> "Message | NotOurs | None":
+        """The next message for this node, or ``None`` after a short wait."""
         response = self._call(lambda: self._client.PullMessages(flower.PullMessagesRequest(node=self._node)))
-        if not response.messages_list:
+        if not response.messages_list or not response.message_object_trees:
             return None
-        run_id, tree = response.messages_list[0].metadata.run_id, response.message_object_trees[0]
-        message = flower.inflate(
-            tree, lambda object_id: self._pull_object(run_id, object_id), self._access.max_message_bytes
-        )
+        header, tree = response.messages_list[0], response.message_object_trees[0]
+        run_id = header.metadata.run_id
+        message: Message | NotOurs
+        try:
+            message = flower.inflate(
+                tree, lambda object_id: self._pull_object(run_id, object_id), self._access.max_message_bytes
+            )
+        except UpdateError as error:
+            reply = Message(
+                Error(NOT_UNDERSTOOD, "not a message of FedBank"), reply_to=flower.message_from_proto(header)
+            )
+            message = NotOurs(reply, f"The coordinator sent something else than a message of FedBank: {error}")
         request = flower.ConfirmMessageReceivedRequest(node=self._node, run_id=run_id, message_object_id=tree.object_id)
         self._call(lambda: self._client.ConfirmMessageReceived(request))
         return message

@@ -18,13 +18,14 @@ from pathlib import Path
 from flwr.app import Context, Error, Message, RecordDict
 
 from fedbank.durable import open_locked, write_atomic
-from fedbank.errors import FedBankError, RunError, UpdateError
+from fedbank.errors import FedBankError, RunError
 from fedbank_client import flower_hooks as flower
 from fedbank_client.connection import (
     Access,
     AlreadyOnlineError,
     DeniedError,
     FleetConnection,
+    NotOurs,
     NotWantedError,
     UnreachableError,
 )
@@ -50,7 +51,7 @@ class NodeSettings:
 
 
 def run_node(settings: NodeSettings, client_app: ClientApp, stop: threading.Event) -> None:
-    """Serve ``client_app`` until ``stop`` is set; what goes wrong on the line is in the status file, and is tried again.
+    """Serve ``client_app`` until ``stop`` is set; what goes wrong on the line is in the status file.
 
     Raises:
         RunError: a key, a certificate or the installed Flower cannot be used, or another process runs this node.
@@ -98,6 +99,7 @@ class _Node:
     def _connect(self) -> None:
         """Report for duty anew: that is also how the coordinator learns that a message may have been lost here."""
         self._status.note("connecting")
+        self._pulse.pause()
         if (earlier := self._status.node_id) is not None:
             self._line.deactivate(earlier)
         self._status.node_id = self._line.activate()
@@ -108,13 +110,12 @@ class _Node:
         while not self._stop.is_set() and self._pulse.known:
             if self._unsent is not None:
                 self._send(*self._unsent)
-            try:
-                message = self._line.pull()
-            except UpdateError as error:
-                self._status.note("online", error)
-                continue
+            message = self._line.pull()
             self._status.polled()
-            if message is None:
+            if isinstance(message, NotOurs):
+                self._status.note("online", RunError(message.reason))
+                self._unsent = message.reply, 0.0
+            elif message is None:
                 self._stop.wait(self._settings.pause_s)
             else:
                 self._unsent = self._answer(message)
@@ -183,6 +184,10 @@ class _Pulse:
             self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
             self._thread.start()
 
+    def pause(self) -> None:
+        """Do not beat: a heartbeat between leaving and reporting again would look like another process."""
+        self._node_id = 0
+
     def stop(self) -> None:
         """End the thread."""
         self._ended.set()
@@ -191,6 +196,8 @@ class _Pulse:
 
     def _beat(self) -> None:
         while not self._ended.wait(self._settings.heartbeat_s):
+            if self._node_id == 0:
+                continue
             self._line.resume(self._node_id)
             try:
                 self.known = self._line.heartbeat()

@@ -1,8 +1,8 @@
 """A Flower ``Grid`` for a ``ServerApp`` in a process of ours, against the private listener.
 
 Flower would ship an app bundle to its own child process; this grid starts a run, claims it and lets the installed app
-run on it. What it adds to Flower's own grid: it wakes up as soon as a reply is there; it lives through a SuperLink that is
-away, with a new run if Flower has given up the old one; and it asks a bank again when Flower may have lost a message.
+run on it. What it adds to Flower's own grid: it wakes up as soon as a reply is there; it lives through a SuperLink
+that is away, with a new run if Flower has given up the old one; and it asks a bank again when Flower may have lost a message.
 A bank that is asked twice answers with the bytes it kept.
 """
 
@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -25,7 +24,7 @@ from flwr.supercore.run import Run
 
 from fedbank.errors import UpdateError
 from fedbank_server import flower_hooks as flower
-from fedbank_server.runtime import LostRunError, RuntimeLine
+from fedbank_server.runtime import LostRunError, NotYetError, RuntimeLine
 
 _LOG = logging.getLogger("fedbank.grid")
 _NODES_INTERVAL_S = 1.0
@@ -43,12 +42,18 @@ NOT_OURS = 101
 
 @dataclass(slots=True)
 class _Pending:
-    """A message that waits for its reply: under which ids the SuperLink knows it, and since when."""
+    """A message that waits for its reply: the ids under which the SuperLink has it, and replies on their way."""
 
     message: Message
     ids: set[str] = field(default_factory=set)
-    pushed_at: datetime = datetime.min.replace(tzinfo=UTC)
+    pushed_at: datetime = datetime(1970, 1, 1, tzinfo=UTC)
+    arriving: dict[str, Any] = field(default_factory=dict)
     away_since: float | None = None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether Flower holds neither the message nor a reply to it."""
+        return not self.ids and not self.arriving
 
 
 class CoordinatorGrid(Grid):
@@ -83,7 +88,7 @@ class CoordinatorGrid(Grid):
         return sorted(node.node_id for node in self._online())
 
     def banks(self) -> Mapping[str, int]:
-        """The banks that are online, as their node keys say, and their nodes. Updates are signed by a bank's own key."""
+        """The banks that are online and their nodes, as node keys say; who made an update, its signature says."""
         return {node.name: node.node_id for node in self._online()}
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
@@ -109,8 +114,9 @@ class CoordinatorGrid(Grid):
             replies.extend(self._ask_again(wanted))
             waiting = {live for original in wanted for live in self._live(original)}
             for header, tree in self._line.pull(waiting, 0.0 if replies else self._wait_s) if wanted else ():
-                reply = self._receive(header, tree)
-                if reply is not None:
+                self._note(header, tree)
+            for original in wanted:
+                if (reply := self._receive(original)) is not None:
                     replies.append(reply)
         except LostRunError:
             self._renew()
@@ -126,29 +132,38 @@ class CoordinatorGrid(Grid):
             waiting -= {reply.metadata.reply_to_message_id for reply in pulled}
         return replies
 
-    def _receive(self, header: Any, tree: Any) -> Message | None:
-        """The reply behind ``header``; ``None`` if it was answered before, or lost and its bank will be asked again."""
+    def _note(self, header: Any, tree: Any) -> None:
+        """A reply is announced; Flower hands out its header once, perhaps long before its objects are there."""
         live = header.metadata.reply_to_message_id
-        original = self._original.get(live)
+        original = self._original.pop(live, None)
         if original is None:
             self._line.confirm(header.metadata.message_id)
+            return
+        pending = self._pending[original]
+        pending.ids.discard(live)
+        if not (header.HasField("error") and header.error.code in _NOT_ANSWERED):
+            pending.arriving[header.metadata.message_id] = tree
+
+    def _receive(self, original: str) -> Message | None:
+        """The reply to a message, if one of those announced is complete."""
+        if original not in self._pending:
             return None
         pending = self._pending[original]
-        if header.HasField("error") and header.error.code in _NOT_ANSWERED:
-            pending.ids.discard(live)
-            return None
-        try:
-            pull = partial(self._line.pull_object, patience_s=self._unreachable_after_s)
-            reply = flower.inflate(tree, pull, self._max_payload_bytes)
-        except UpdateError as error:
-            reply = Message(Error(NOT_OURS, str(error)), reply_to=pending.message)
-        except KeyError:  # its objects never arrived
-            pending.ids.discard(live)
-            return None
-        reply.metadata.__dict__["_reply_to_message_id"] = original
-        self._forget(original)
-        self._line.confirm(header.metadata.message_id)
-        return reply
+        for message_id, tree in list(pending.arriving.items()):
+            try:
+                reply = flower.inflate(tree, self._line.pull_object, self._max_payload_bytes)
+            except NotYetError:
+                continue
+            except LookupError:  # its objects will never arrive
+                del pending.arriving[message_id]
+                continue
+            except UpdateError as error:
+                reply = Message(Error(NOT_OURS, str(error)), reply_to=pending.message)
+            reply.metadata.__dict__["_reply_to_message_id"] = original
+            self._forget(original)
+            self._line.confirm(message_id)
+            return reply
+        return None
 
     def _ask_again(self, wanted: Iterable[str]) -> Iterator[Message]:
         """Push anew what Flower no longer holds, and what a node was handed before it reported for duty again.
@@ -161,7 +176,7 @@ class CoordinatorGrid(Grid):
             node = online.get(pending.message.metadata.dst_node_id)
             if node is not None:
                 pending.away_since = None
-                if not pending.ids or datetime.fromisoformat(node.last_activated_at) > pending.pushed_at:
+                if pending.is_lost or datetime.fromisoformat(node.last_activated_at) > pending.pushed_at:
                     _LOG.info("asking %s again", node.name)
                     self._push(original)
             elif pending.away_since is None:
@@ -195,6 +210,7 @@ class CoordinatorGrid(Grid):
         self._original.clear()
         for pending in self._pending.values():
             pending.ids.clear()
+            pending.arriving.clear()
 
     def _online(self) -> list[Any]:
         while time.monotonic() - self._nodes_at >= _NODES_INTERVAL_S:

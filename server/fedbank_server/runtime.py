@@ -21,12 +21,15 @@ from fedbank_server import flower_hooks as flower
 _LOG = logging.getLogger("fedbank.grid")
 _HEARTBEAT_S = 10.0
 _PAUSE_S = (0.1, 2.0)
-_OBJECT_PAUSE_S = (0.02, 1.0)
 _T = TypeVar("_T")
 
 
 class LostRunError(Exception):
     """Flower has ended the run: it was not heard of for a minute, or an operator stopped it."""
+
+
+class NotYetError(Exception):
+    """An object of a reply has been announced and has not arrived."""
 
 
 class RuntimeLine:
@@ -88,19 +91,15 @@ class RuntimeLine:
         answer = self._call(lambda: self._runtime.PullMessages(request))
         return list(zip(answer.messages_list, answer.message_object_trees, strict=True))
 
-    def pull_object(self, object_id: str, patience_s: float) -> bytes:
-        """An object of a reply; waits while it is on its way. ``KeyError`` if it never arrives."""
+    def pull_object(self, object_id: str) -> bytes:
+        """An object of a reply; ``NotYetError`` while it is on its way, ``LookupError`` if it never will be."""
         request = flower.PullObjectRequest(node=self._node, run_id=self.run_id, object_id=object_id)
-        pause_s, deadline = _OBJECT_PAUSE_S[0], time.monotonic() + patience_s
-        while time.monotonic() < deadline:
-            answer = self._call(lambda: self._runtime.PullObject(request))
-            if answer.object_available:
-                return bytes(answer.object_content)
-            if not answer.object_found:
-                break
-            self._wait(pause_s)
-            pause_s = min(2 * pause_s, _OBJECT_PAUSE_S[1])
-        raise KeyError(object_id)
+        answer = self._call(lambda: self._runtime.PullObject(request))
+        if not answer.object_found:
+            raise LookupError(object_id)
+        if not answer.object_available:
+            raise NotYetError(object_id)
+        return bytes(answer.object_content)
 
     def confirm(self, message_id: str) -> None:
         """Let the SuperLink forget a reply."""

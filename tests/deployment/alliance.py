@@ -17,18 +17,18 @@ from fedbank.model.folder import base_digest, tiny_folder
 class Alliance:
     """Everything is in ``folder``; processes that still run when the test ends are killed."""
 
-    def __init__(self, folder: Path, banks: tuple[str, ...] = ("bank-a", "bank-b", "bank-c")) -> None:
+    def __init__(self, folder: Path, banks: tuple[str, ...] = ("bank-a", "bank-b", "bank-c"), quorum: int = 3) -> None:
         self.folder, self.banks = folder, banks
         self.coordinator = folder / "coordinator"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._found()
+        self._found(quorum)
 
-    def _found(self) -> None:
+    def _found(self, quorum: int) -> None:
         port = free_port()
         self.run("server", "init", str(self.coordinator), "--name", "Alliance of banks", "--port", str(port))
         settings = self.coordinator / "consortium.yaml"
-        private = re.sub(r"private: \S+", f'private: "127.0.0.1:{free_port()}"', settings.read_text())
-        settings.write_text(private)
+        text = re.sub(r"private: \S+", f'private: "127.0.0.1:{free_port()}"', settings.read_text())
+        settings.write_text(re.sub(r"(?m)^quorum: .*$", f"quorum: {quorum}", text))
         for bank in self.banks:
             invitation, package, home = self.folder / f"{bank}.inv", self.folder / f"{bank}.pkg", self.home(bank)
             self.run("server", "invite", "--dir", str(self.coordinator), "--bank", bank, "-o", str(invitation))

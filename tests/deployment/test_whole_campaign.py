@@ -17,8 +17,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def alliance(tmp_path: Path) -> Iterator[Alliance]:
-    made = Alliance(tmp_path)
+def alliance(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Alliance]:
+    made = Alliance(tmp_path, quorum=getattr(request, "param", 3))
     try:
         yield made
     finally:
@@ -91,6 +91,7 @@ def test_the_same_campaign_survives_a_kill_of_everybody_in_turn(alliance: Allian
     assert sum(again.values()) <= 6, "only the round whose training was cut off may be charged again"
 
 
+@pytest.mark.parametrize("alliance", [2], indirect=True)
 def test_a_policy_wins_over_the_coordinator_and_the_bank_stays_up(alliance: Alliance) -> None:
     alliance.allow("bank-c", max_epsilon_per_campaign=1.0)
     alliance.start_server()
