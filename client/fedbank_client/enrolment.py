@@ -21,6 +21,7 @@ from fedbank.certificates import (
     to_pem,
 )
 from fedbank.durable import sync_folder, write_atomic
+from fedbank.errors import RunError
 from fedbank.evidence.log import EVIDENCE, EvidenceLog
 from fedbank.evidence.origin import origin
 from fedbank.membership.documents import Invitation, JoinPackage, JoinRequest, LeaveNotice, node_key_line
@@ -28,20 +29,23 @@ from fedbank.membership.folders import locked, new_folder, utc
 from fedbank.membership.signed import DocumentError
 from fedbank.sealing.keys import PublicKey, SigningKey
 from fedbank.sealing.roster import read_roster
-from fedbank_client.home import Home, write_home
+from fedbank_client.home import TRAINING, Home, write_home
 from fedbank_client.policy import TEMPLATE
 
 NOTICE = "leave-notice.json"
 
 
-def enrol(folder: Path, bank: str, invitation: Invitation, now: datetime) -> tuple[Home, JoinRequest]:
+def enrol(
+    folder: Path, bank: str, invitation: Invitation, now: datetime, *, earlier: Home | None = None
+) -> tuple[Home, JoinRequest]:
     """Make the bank's ``folder`` with new keys, a careful policy and the request to send to the coordinator.
 
-    The invitation's secret is used and not kept.
+    The invitation's secret is used and not kept. A bank that comes back gives the folder of its ``earlier`` membership:
+    its ledger goes on in the new one, since what its customers have spent is not forgotten, and its policy holds.
 
     Raises:
         DocumentError: the invitation is for another bank, has expired or names no usable authority.
-        RunError: ``folder`` exists.
+        RunError: ``folder`` exists, or ``earlier`` is of another bank or still a member.
     """
     if invitation.bank != bank:
         raise DocumentError(f"Expected an invitation for {bank}, got one for {invitation.bank}. Ask for your own.")
@@ -51,10 +55,18 @@ def enrol(folder: Path, bank: str, invitation: Invitation, now: datetime) -> tup
         )
     authority = parse_certificate(invitation.authority.encode(), "the invitation")
     check_certificate(authority, "the invitation's authority", authority=authority, usage=None, name=None, now=now)
+    if earlier is not None and (earlier.bank != bank or earlier.joined):
+        raise RunError(
+            f"Expected an earlier folder of {bank} that has left, got {earlier.folder} of {earlier.bank}. Stop it and "
+            f"run: fedbank client leave --dir {earlier.folder}"
+        )
     home = Home(folder, bank, invitation.consortium, invitation.addresses, invitation.coordinator_key)
     with new_folder(folder) as building:
         request = _make_keys(Home(building, *_pinned(home)), invitation)
-        write_atomic(building / home.policy.name, TEMPLATE.encode())
+        policy = TEMPLATE.encode() if earlier is None else earlier.policy.read_bytes()
+        write_atomic(building / home.policy.name, policy)
+        if earlier is not None:
+            _copy_files(earlier.folder / TRAINING, building / TRAINING)
         write_atomic(building / home.authority.name, to_pem(authority))
         write_home(home, building)
     return home, request
@@ -124,6 +136,12 @@ def _note(home: Home, action: str, about: str, result: str) -> None:
 
 def _pinned(home: Home) -> tuple[str, str, tuple[str, ...], PublicKey]:
     return home.bank, home.consortium, home.addresses, home.coordinator_key
+
+
+def _copy_files(source: Path, target: Path) -> None:
+    for path in source.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            write_atomic(target / path.relative_to(source), path.read_bytes(), mode=0o600)
 
 
 def _make_keys(home: Home, invitation: Invitation) -> JoinRequest:

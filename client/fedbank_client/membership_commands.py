@@ -30,11 +30,19 @@ def init_command(words: Sequence[str]) -> int:
     parser.add_argument("folder", type=Path, metavar="DIR", help="a folder that does not exist yet")
     parser.add_argument("--bank", required=True, help="this bank's name, as in the invitation")
     parser.add_argument("--invitation", type=Path, required=True, metavar="FILE", help="from the coordinator")
+    parser.add_argument(
+        "--continue",
+        dest="earlier",
+        type=Path,
+        metavar="OLD",
+        help="this bank's folder of an earlier membership that it has left: its ledger and policy go on in DIR",
+    )
     chosen = parser.parse_args(list(words))
     if not re.fullmatch(BANK, chosen.bank):
         raise ConfigError(f"Expected {BANK_MEANING}, got {chosen.bank!r:.80}. See the invitation's letter.")
     invitation = Invitation.read(read_document(chosen.invitation))
-    home, request = enrol(chosen.folder, chosen.bank, invitation, _now())
+    earlier = None if chosen.earlier is None else find_home(chosen.earlier)
+    home, request = enrol(chosen.folder, chosen.bank, invitation, _now(), earlier=earlier)
     _say(
         f"Made the folder of {home.bank} in {home.folder}. Compare with the coordinator over a second channel:\n"
         f"  its key              {home.coordinator_key.hex()}\n"

@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 from fedbank.certificates import SERVER_AUTH, CertificateError, check_certificate, has_key, load_key, read_certificate
-from fedbank.errors import FedBankError
+from fedbank.errors import ConfigError, FedBankError
 from fedbank.membership.health import FAIL, Finding, attempt, disk, expiry, private, versions
 from fedbank.sealing.keys import KeyFileError, SigningKey
 from fedbank_server.consortium import CONSORTIUM, Files, read_consortium
@@ -22,7 +22,7 @@ def examine(folder: Path, now: datetime) -> Iterator[Finding]:
     yield from private(files.secrets(), folder)
     yield from _certificates(files, now)
     yield attempt("coordinator.key", lambda: _coordinator(files))
-    yield attempt("roster", lambda: f"signed, {len(active_members(folder).active())} members")
+    yield attempt("roster", lambda: _roster(folder))
     yield attempt("invitations", lambda: f"{len(read_invitations(files))} given")
     yield from _members(files, now)
     yield disk(folder)
@@ -52,6 +52,16 @@ def _coordinator(files: Files) -> str:
             "Restore them from a backup."
         )
     return files.public_key().hex()
+
+
+def _roster(folder: Path) -> str:
+    roster, name = active_members(folder), read_consortium(folder).name
+    if roster.consortium != name:
+        raise ConfigError(
+            f"Expected name in {CONSORTIUM} to be that of the roster ({roster.consortium}), got {name}. Put it back: a "
+            "consortium keeps its name."
+        )
+    return f"signed, number {roster.sequence}, {len(roster.active())} members"
 
 
 def _members(files: Files, now: datetime) -> Iterator[Finding]:

@@ -20,10 +20,11 @@ from fedbank.evidence.log import EVIDENCE
 from fedbank.evidence.verify import verify_log
 from fedbank.membership.documents import LeaveNotice
 from fedbank.membership.terms import DeadlineRule, PlanTerms, Terms
+from fedbank.privacy.ledger import LEDGER, Charge, Ledger, read_ledger
 from fedbank.sealing.keys import SigningKey
 from fedbank.sealing.roster import Roster, sign_roster
 from fedbank_client.enrolment import join, leave
-from fedbank_client.home import Home, read_home
+from fedbank_client.home import TRAINING, Home, read_home
 from fedbank_server.authority import create_consortium, load_authority
 from fedbank_server.consortium import Files, read_consortium
 from fedbank_server.members import accept_notice, active_members, admit, member_of, renew, revoke
@@ -378,6 +379,34 @@ def test_a_leave_notice_ends_the_membership_of_whoever_signed_it_only(
     notice_file = str(home.folder / "leave-notice.json")
     assert server.revoke_command(["bank-a", "--dir", str(coordinator), "--notice", notice_file]) == 0
     assert list(active_members(coordinator).active()) == ["bank-b"]
+
+
+def test_a_bank_that_comes_back_brings_its_ledger(
+    coordinator: Path,
+    make_member: Callable[..., Home],
+    give_invitation: Callable[..., bytes],
+    tmp_path: Path,
+    now: datetime,
+) -> None:
+    old, other = make_member("bank-a"), make_member("bank-b")
+    Ledger(old.folder / TRAINING / LEDGER, "bank-a").charge(Charge("c", 1, "b", "d", 0.1, 1.1, 5, None), max_steps=10)
+    old.policy.write_text(old.policy.read_text().replace("max_epsilon_total: 8.0", "max_epsilon_total: 3.0"))
+    invitation = tmp_path / "invitation"
+    revoke(coordinator, "bank-a", now, reason="")
+    invitation.write_bytes(give_invitation("bank-a"))
+    new = tmp_path / "new"
+    words = [str(new), "--bank", "bank-a", "--invitation", str(invitation), "--continue"]
+    with pytest.raises(RunError, match="has left"):
+        client.init_command([*words, str(old.folder)])
+    leave(old, now)
+    leave(other, now)
+    with pytest.raises(RunError, match="Expected an earlier folder of bank-a"):
+        client.init_command([*words, str(other.folder)])
+    assert not new.exists()
+    assert client.init_command([*words, str(old.folder)]) == 0
+    assert Ledger(new / TRAINING / LEDGER, "bank-a").charges() == read_ledger(old.folder / TRAINING / LEDGER).charges
+    assert "max_epsilon_total: 3.0" in read_home(new).policy.read_text()
+    assert read_home(new).load_signing_key().public != old.load_signing_key().public
 
 
 def test_leaving_asks_first(

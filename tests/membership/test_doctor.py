@@ -54,6 +54,11 @@ def _expire(folder: Path, now: datetime) -> None:
 
 SERVER_FAULTS: dict[str, tuple[Callable[[Path, datetime], object], str, str]] = {
     "settings": (lambda f, _: Files(f).settings.write_text("name: x\n"), FAIL, "consortium.yaml: Expected listen"),
+    "another name": (
+        lambda f, _: Files(f).settings.write_text(Files(f).settings.read_text().replace("Test C", "Other C")),
+        FAIL,
+        "roster: Expected name in consortium.yaml to be that of the roster",
+    ),
     "authority's key open": (lambda f, _: Files(f).authority_key.chmod(0o644), FAIL, "chmod 600 .*ca.key"),
     "token open": (lambda f, _: Files(f).operator_token.chmod(0o604), FAIL, "chmod 600 .*operator.token"),
     "token gone": (lambda f, _: Files(f).operator_token.unlink(), FAIL, "operator.token: Expected a file"),
