@@ -183,7 +183,7 @@ def _unlike(bank: str, what: str, found: object) -> RosterError:
 def _is_node_key(line: str) -> bool:
     try:
         key = load_ssh_public_key(line.encode()) if len(line) <= 256 else None
-    except (ValueError, UnsupportedAlgorithm):
+    except (ValueError, UnsupportedAlgorithm, NotImplementedError):  # the last: a compressed point
         return False
     if not isinstance(key, EllipticCurvePublicKey) or not isinstance(key.curve, SECP384R1):
         return False

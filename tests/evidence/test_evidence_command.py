@@ -16,7 +16,7 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("COLUMNS", "160")
-    log = EvidenceLog(tmp_path / "evidence.jsonl", "nordic.example/coordinator", KEY, clock=lambda: NOON)
+    log = EvidenceLog(tmp_path / "evidence.jsonl", "nordic.example/coordinator", KEY, sync=False, clock=lambda: NOON)
     for number in range(30):
         log.append("update.refused", "ab" * 32, f"[red]norm {number}[/red]", "bank-a")
     (tmp_path / "note").write_text(log.checkpoint(), "utf-8")

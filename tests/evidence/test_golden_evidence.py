@@ -83,7 +83,8 @@ def test_a_log_that_was_cut_anywhere_is_refused_or_has_less_signed(tmp_path: Pat
     log = VECTORS["logs"][0]
     path = write(tmp_path, {**log, "entries": log["entries"][:5]})
     content = (tmp_path / target).read_bytes()
-    for length in range(len(content)):
+    ends = [position for position, byte in enumerate(content) if byte == ord("\n")]
+    for length in {*range(0, len(content), 5), *ends, *(end + 1 for end in ends[:-1]), len(content) - 1}:
         (tmp_path / target).write_bytes(content[:length])
         try:
             assert verify_log(path, KEY).signed < 5 and target == "evidence.checkpoints"

@@ -1,3 +1,4 @@
+import base64
 import dataclasses
 import json
 from collections.abc import Callable
@@ -134,6 +135,14 @@ def with_entry(name: str, value: object, bank: str = "bank-a") -> bytes:
     return json.dumps(roster, sort_keys=True, separators=(",", ":")).encode()
 
 
+def _compressed(line: str) -> str:
+    """A line whose point says that it is compressed (SEC 1, section 2.3.3)."""
+    kind, text = line.split()
+    blob = bytearray(base64.b64decode(text))
+    blob[-97] = 2
+    return f"{kind} {base64.b64encode(blob).decode()}"
+
+
 PLAIN = json.dumps(written(), sort_keys=True, separators=(",", ":")).encode()
 P256 = node_key(5, ec.SECP256R1())
 ED25519 = Ed25519PrivateKey.from_private_bytes(bytes(32)).public_key()
@@ -178,6 +187,7 @@ PAYLOADS: dict[str, tuple[bytes, str]] = {
     "node-key-with-a-comment": (with_entry("node_key", A.node_key + " root@host"), "no comment"),
     "node-key-cut": (with_entry("node_key", A.node_key[:-8]), "P-384 key"),
     "node-key-not-on-the-curve": (with_entry("node_key", A.node_key[:-12] + "AAAAAAAAAAAA"), "P-384 key"),
+    "node-key-compressed": (with_entry("node_key", _compressed(A.node_key)), "P-384 key"),
     "node-key-number": (with_entry("node_key", 7), "canonical JSON"),
     "node-key-long": (with_entry("node_key", A.node_key + "A" * 1000), "P-384 key"),
     "certificate-shared": (with_entry("certificate_sha256", B.certificate_sha256), "certificate of its own"),
@@ -195,6 +205,20 @@ def test_a_roster_is_refused_even_if_its_coordinator_signed_it(payload: bytes, m
     with pytest.raises(RosterError, match=match) as refused:
         read_roster(resealed(payload), KEY.public)
     assert len(str(refused.value)) < 400
+
+
+@pytest.mark.parametrize("mask", [0x01, 0x20, 0x80])
+def test_no_flipped_bit_in_a_roster_that_the_coordinator_signed_is_anything_but_refused_or_read(mask: int) -> None:
+    """A digit may become another digit; what cannot be a roster is refused, never an error of another kind."""
+    outcomes = set()
+    for position in range(len(PLAIN)):
+        changed = PLAIN[:position] + bytes([PLAIN[position] ^ mask]) + PLAIN[position + 1 :]
+        try:
+            assert read_roster(resealed(changed), KEY.public) != ROSTER
+            outcomes.add("read")
+        except RosterError:
+            outcomes.add("refused")
+    assert "refused" in outcomes and len(outcomes) == (1 if mask == 0x80 else 2)
 
 
 def test_the_changes_above_start_from_a_roster_that_is_accepted() -> None:
