@@ -44,10 +44,10 @@ def read_leaves(path: Path) -> list[bytes]:
 
 def unusable(path: Path, error: OSError) -> EvidenceError:
     """What a person can do about a log that cannot be read or written."""
-    return EvidenceError(
-        f"Expected to use the log of evidence {path}, got: {error.strerror or error}. Free space, mend the permissions "
-        "or wait for the other process."
-    )
+    advice = "Free space, mend the permissions or wait for the other process."
+    if isinstance(error, FileNotFoundError):
+        advice = "Name the log itself or the folder of a bank or coordinator."
+    return EvidenceError(f"Expected to use the log of evidence {path}, got: {error.strerror or error}. {advice}")
 
 
 def _lines(file: BinaryIO, limit: int) -> Iterator[bytes]:
