@@ -2,11 +2,13 @@
 
 import io
 import json
+import multiprocessing
 import os
+import signal
 import stat
 import sys
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -155,6 +157,34 @@ def test_a_crash_while_founding_leaves_nothing(
     with pytest.raises(KeyboardInterrupt):
         create_consortium(tmp_path / "srv", "Test", now, hosts=("localhost",), port=9443, passphrase=None)
     assert list(tmp_path.iterdir()) == []
+
+
+def _found_until_killed(folder: Path, at: int) -> None:
+    renames = 0
+
+    def kill(self: Path, target: Path) -> Path:
+        nonlocal renames
+        renames += 1
+        if renames == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        REPLACE(self, target)
+        return target
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "replace", kill)
+        patch.setattr(Path, "rename", kill)
+        create_consortium(folder, "T", datetime.now(UTC), hosts=("localhost",), port=9443, passphrase=None)
+
+
+@pytest.mark.parametrize("at", [1, 5, 9, 10])
+def test_a_kill_while_founding_leaves_nothing_that_looks_finished(tmp_path: Path, at: int) -> None:
+    worker = multiprocessing.get_context("fork").Process(target=_found_until_killed, args=(tmp_path / "srv", at))
+    worker.start()
+    worker.join(60)
+    assert worker.exitcode == -signal.SIGKILL
+    assert not (tmp_path / "srv").exists()
+    assert server.init_command([str(tmp_path / "srv"), "--name", "T"]) == 0
+    assert server.doctor_command(["--dir", str(tmp_path / "srv")]) == 0
 
 
 def test_a_crash_during_admission_is_completed_by_the_same_command(
