@@ -1,8 +1,4 @@
-"""A long-running command that is started again when it dies: for machines without a service manager of their own.
-
-The command runs as a child. It ends with its parent, however that ends, so that a restarted parent finds its ports and
-locks free.
-"""
+"""A long-running command that is started again when it dies: for machines without a service manager of their own."""
 
 import logging
 import os
@@ -16,49 +12,47 @@ from pathlib import Path
 
 UNSUPERVISED = "--unsupervised"
 """The word with which a supervised command runs itself."""
-_LONG_S = 60.0
-"""Whoever ran for so long was well: the next crash is a new one."""
-_PAUSES_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-_ASKED = (signal.SIGTERM, signal.SIGINT)
+_ENDED_BY_A_PERSON = frozenset({0, 2})
+"""Exit codes after which a restart would change nothing: done, or something that a person has to put right."""
 
 
-def supervise(words: Sequence[str], final: Sequence[int], say: Callable[[str], None]) -> int:
-    """Run ``fedbank WORDS... --unsupervised`` until it ends with an exit code of ``final`` or a stop is asked for.
+def supervise(
+    command: Sequence[str],
+    stop: threading.Event,
+    *,
+    pause_s: tuple[float, float] = (0.5, 30.0),
+    healthy_s: float = 60.0,
+    on_restart: Callable[[int, float], None] = lambda code, pause_s: None,
+) -> int:
+    """Run ``command`` and start it again whenever it crashes; the exit code once that is 0 or 2, or ``stop`` set.
 
-    SIGTERM and SIGINT are passed on. Returns the child's exit code, 0 after a stop.
+    Pauses between starts double from ``pause_s[0]`` to ``pause_s[1]`` seconds and begin anew after a child that lived
+    for ``healthy_s``. The child gets SIGTERM on ``stop`` and SIGKILL ten seconds later. ``on_restart`` gets the exit
+    code (negative: the signal) and the pause.
     """
-    stop = threading.Event()
-    child: list[subprocess.Popen[bytes]] = []
+    wait_s = pause_s[0]
+    while True:
+        began = time.monotonic()
+        code = _run_once(command, stop)
+        if code in _ENDED_BY_A_PERSON or stop.is_set():
+            return code
+        wait_s = pause_s[0] if time.monotonic() - began > healthy_s else wait_s
+        on_restart(code, wait_s)
+        if stop.wait(wait_s):
+            return code
+        wait_s = min(2 * wait_s, pause_s[1])
 
-    def pass_on(number: int, _: object) -> None:
-        stop.set()
-        if child and child[0].poll() is None:
-            child[0].send_signal(number)
 
-    before = {number: signal.signal(number, pass_on) for number in _ASKED}
-    crashes = 0
-    try:
-        while True:
-            began = time.monotonic()
-            # In a session of its own: Ctrl-C in a terminal reaches the child once, through its parent.
-            command = [sys.executable, "-m", "fedbank.cli", *words, UNSUPERVISED]
-            child[:] = [subprocess.Popen(command, start_new_session=True)]
-            if stop.is_set():
-                child[0].terminate()
-            code = child[0].wait()
-            if stop.is_set():
-                return 0 if code in (0, 130, -signal.SIGTERM, -signal.SIGINT) else abs(code)
-            if code in final:
-                return code
-            crashes = 1 if time.monotonic() - began > _LONG_S else crashes + 1
-            pause_s = _PAUSES_S[min(crashes, len(_PAUSES_S)) - 1]
-            say(f"It ended unexpectedly ({_describe(code)}); starting it again in {pause_s:g} s.")
-            stop.wait(pause_s)
-            if stop.is_set():
-                return 0
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def supervise_itself(words: Sequence[str], say: Callable[[str], None]) -> int:
+    """``supervise`` for ``fedbank WORDS...``, whose exit code it returns; 0 after SIGTERM or SIGINT."""
+    stop = stop_on_signals()
+
+    def tell(code: int, pause_s: float) -> None:
+        what = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        say(f"It ended unexpectedly ({what}); starting it again in {pause_s:g} s.")
+
+    code = supervise([sys.executable, "-m", "fedbank.cli", *words, UNSUPERVISED], stop, on_restart=tell)
+    return 0 if stop.is_set() else code
 
 
 def end_with_parent(interval_s: float = 0.5) -> None:
@@ -76,7 +70,7 @@ def end_with_parent(interval_s: float = 0.5) -> None:
 def stop_on_signals() -> threading.Event:
     """An event that SIGTERM and SIGINT set."""
     stop = threading.Event()
-    for number in _ASKED:
+    for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     return stop
 
@@ -90,5 +84,14 @@ def log_to(path: Path) -> None:
     logger.addHandler(handler)
 
 
-def _describe(code: int) -> str:
-    return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+def _run_once(command: Sequence[str], stop: threading.Event) -> int:
+    with subprocess.Popen(command) as child:
+        while child.poll() is None and not stop.wait(0.1):
+            pass
+        if child.poll() is None:
+            child.send_signal(signal.SIGTERM)
+            try:
+                child.wait(10)
+            except subprocess.TimeoutExpired:
+                child.kill()
+        return child.wait()

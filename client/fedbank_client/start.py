@@ -8,11 +8,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fedbank.cli import EXIT_OK, EXIT_USER_ERROR
+from fedbank.cli import EXIT_OK
 from fedbank.config import config_dir, load_client
 from fedbank.errors import RunError
 from fedbank.model.quiet import quiet_libraries
-from fedbank.supervision import UNSUPERVISED, end_with_parent, log_to, stop_on_signals, supervise
+from fedbank.supervision import UNSUPERVISED, end_with_parent, log_to, stop_on_signals, supervise_itself
 from fedbank_client.home import Home, find_home
 
 
@@ -37,7 +37,7 @@ def start_command(words: Sequence[str]) -> int:
         )
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     if not chosen.unsupervised:
-        return supervise(["client", "start", *words], (EXIT_OK, EXIT_USER_ERROR), console.print)
+        return supervise_itself(["client", "start", *words], console.print)
     end_with_parent()
     log_to(home.folder / "client.log")
     quiet_libraries()

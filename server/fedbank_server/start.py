@@ -16,14 +16,14 @@ from typing import Any
 
 from rich.console import Console
 
-from fedbank.cli import EXIT_OK, EXIT_USER_ERROR
+from fedbank.cli import EXIT_OK
 from fedbank.config import config_dir, load_campaign
 from fedbank.durable import open_locked
 from fedbank.errors import RunError
 from fedbank.evidence.log import EVIDENCE, EvidenceLog
 from fedbank.evidence.origin import origin
 from fedbank.sealing.keys import SigningKey
-from fedbank.supervision import UNSUPERVISED, end_with_parent, log_to, stop_on_signals, supervise
+from fedbank.supervision import UNSUPERVISED, end_with_parent, log_to, stop_on_signals, supervise_itself
 from fedbank_server.arguments import add_folder
 from fedbank_server.consortium import Consortium, Files, find_folder, host_of, read_consortium
 from fedbank_server.members import active_members
@@ -47,7 +47,7 @@ def start_command(words: Sequence[str]) -> int:
         with _only(folder / "server.lock", "fedbank server start"):
             (folder / _PID).write_text(str(os.getpid()), "ascii")
             try:
-                return supervise(["server", "start", *words], (EXIT_OK, EXIT_USER_ERROR), console.print)
+                return supervise_itself(["server", "start", *words], console.print)
             finally:
                 (folder / _PID).unlink(missing_ok=True)
     end_with_parent()
@@ -73,7 +73,7 @@ def run_command(words: Sequence[str]) -> int:
     console = _console()
     if not chosen.unsupervised:
         with _only(folder / "run.lock", "fedbank server run"):
-            return supervise(["server", "run", *words], (EXIT_OK, EXIT_USER_ERROR), console.print)
+            return supervise_itself(["server", "run", *words], console.print)
     end_with_parent()
     log_to(folder / "run.log")
 

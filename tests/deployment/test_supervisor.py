@@ -5,7 +5,7 @@ import threading
 import time
 from pathlib import Path
 
-from fedbank_server.supervisor import supervise
+from fedbank.supervision import supervise
 
 
 def child(folder: Path, ending: str) -> list[str]:
