@@ -2,8 +2,8 @@
 
 Plain Flower: ``flower-superlink``, two ``flower-supernode``, its SuperExec and one process for every message; the app
 sends one array and gets it back. FedBank: the coordinator's two listeners with mutual TLS, two resident nodes, one
-record with one bytes value. Both echo what they get; the first exchange does not count. ``seconds_*`` are medians. Targets:
-``ratio_trivial`` 6 (aim 10), ``ratio_4m`` (4 million float32 parameters each way) 3.
+record with one bytes value. Both echo what they get; the first exchange does not count. ``seconds_*`` are medians.
+Targets: ``ratio_trivial`` 6 (aim 10), ``ratio_4m`` (4 million float32 parameters each way) 3.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from fedbank_server.flower_hooks import pinned_context
 from simulations.benchmarks.harness import publish
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "deployment"))
-from consortium import Consortium, exchange, free_port, listens, payload_of, wait_for  # noqa: E402
+from consortium import Consortium, exchange, free_port, listens, payload_of, wait_for
 
 PARAMETERS = {"trivial": 10, "4m": 4_000_000}
 REPEATS = {"trivial": 5, "4m": 3}
