@@ -12,7 +12,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from fedbank.certificates import CertificateError, client_context, read_private
+from fedbank.certificates import CertificateError, read_private
 from fedbank.durable import write_atomic
 from fedbank.errors import ConfigError, UpdateError
 from fedbank.membership.folders import choose_folder, locked
@@ -20,6 +20,7 @@ from fedbank.membership.settings import Settings
 from fedbank.membership.terms import ADDRESS, BANK, BANK_MEANING, NAME, Terms
 from fedbank.sealing.keys import PublicKey, SignatureError, SigningKey
 from fedbank.sealing.roster import Roster, read_roster
+from fedbank.tls import client_context
 from fedbank_client.policy import POLICY
 
 BANK_FILE = "bank.yaml"

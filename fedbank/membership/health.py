@@ -14,8 +14,8 @@ from http.client import HTTPException, HTTPSConnection
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from fedbank.certificates import explain_tls
 from fedbank.errors import FedBankError
+from fedbank.tls import explain_tls
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 _WARN_DISK, _FAIL_DISK = 5 << 30, 200 << 20

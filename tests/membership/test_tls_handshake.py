@@ -16,8 +16,6 @@ from fedbank.certificates import (
     Authority,
     CertificateError,
     check_certificate,
-    client_context,
-    explain_tls,
     has_key,
     load_key,
     names_of,
@@ -26,6 +24,7 @@ from fedbank.certificates import (
     save_key,
     to_pem,
 )
+from fedbank.tls import client_context, explain_tls
 from fedbank_client.home import Home
 from fedbank_server.authority import load_authority, renew_server
 from fedbank_server.consortium import Files
