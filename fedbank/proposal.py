@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fedbank.adapter.state import AdapterSpec
+from fedbank.adapter.state import PEFT_PREFIX, AdapterSpec, LoraPair
 from fedbank.aggregation.rules import RULES
 from fedbank.aggregation.server_step import ServerStep
 from fedbank.config import CampaignConfig, TermsConfig, parse_terms
 from fedbank.errors import ConfigError, UpdateError
-from fedbank.model.folder import adapter_spec
+from fedbank.model.folder import adaptable_layers
 
 PROPOSAL, ACCEPTANCE = "proposal", "acceptance"
 """The kinds of envelopes."""
@@ -77,16 +77,18 @@ class Proposal:
         return cls(fields["consortium"], fields["name"], fields["base_digest"], parse_terms(fields["terms"]))
 
     def adapter_spec(self, base_folder: Path) -> AdapterSpec:
-        """The adapter that is trained, of the base model in ``base_folder``."""
+        """The adapter that PEFT attaches to the base model in ``base_folder``: same tensors, same order."""
         adapter = self.terms.adapter
-        return adapter_spec(
-            base_folder,
-            adapter.rank,
-            adapter.alpha,
-            tuple(adapter.target_modules),
-            RULES[self.terms.aggregation.rule],
-            adapter.last_layers,
-        )
+        layers = adaptable_layers(base_folder, tuple(adapter.target_modules), adapter.last_layers)
+        narrowest = min(min(layer.num_in, layer.num_out) for layer in layers)
+        if adapter.rank > narrowest:
+            raise ConfigError(
+                f"Expected adapter.rank of at most {narrowest}, the width of the narrowest adapted layer, got "
+                f"{adapter.rank}. Lower adapter.rank."
+            )
+        pairs = tuple(LoraPair(f"{PEFT_PREFIX}{layer.name}", layer.num_in, layer.num_out) for layer in layers)
+        trainable = RULES[self.terms.aggregation.rule]
+        return AdapterSpec(adapter.rank, adapter.alpha, tuple(adapter.target_modules), pairs, trainable)
 
     def server_step(self) -> ServerStep:
         """The coordinator's optimizer."""

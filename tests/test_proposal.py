@@ -44,6 +44,11 @@ def test_both_sides_mean_the_same_adapter() -> None:
     assert AdaptedModel(load_base_model(ModelSpec("tiny")).model, settings).spec == proposal.adapter_spec(tiny_folder())
 
 
+def test_an_adapter_that_does_not_fit_is_a_plain_error() -> None:
+    with pytest.raises(FedBankError, match=r"adapter\.rank of at most"):
+        propose("adapter.rank=500").adapter_spec(tiny_folder())
+
+
 def _edited(path: str, value: object) -> bytes:
     fields: Any = json.loads(propose().to_bytes())
     place = fields

@@ -20,6 +20,9 @@ Released = NewType("Released", Tensors)
 Made where a round of training ends and where an update is parsed, nowhere else.
 """
 
+PEFT_PREFIX = "base_model.model."
+"""What PEFT puts before the names of a model's layers."""
+
 _MAX_HEADER_BYTES = 1 << 20
 
 

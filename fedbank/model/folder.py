@@ -8,10 +8,10 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from fedbank.adapter.state import AdapterSpec, LoraPair
 from fedbank.errors import ModelError
 
 _MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -27,6 +27,17 @@ _CONFIGURATION = (
 )
 """Beside the weights, what decides what the model computes from a text."""
 _MAX_HEADER_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class LinearLayer:
+    """A linear layer by its ``name`` in the model: ``module`` of block number ``block``, weight (num_out, num_in)."""
+
+    name: str
+    block: int
+    module: str
+    num_in: int
+    num_out: int
 
 
 def tiny_folder() -> Path:
@@ -53,53 +64,38 @@ def base_digest(folder: Path) -> str:
     return total.hexdigest()
 
 
-def adapter_spec(
-    folder: Path,
-    rank: int,
-    alpha: float,
-    target_modules: tuple[str, ...],
-    trainable: str,
-    last_layers: int | None = None,
-) -> AdapterSpec:
-    """The adapter that PEFT would attach to the model in ``folder``: same tensors, same order.
+def adaptable_layers(
+    folder: Path, target_modules: tuple[str, ...], last_layers: int | None = None
+) -> tuple[LinearLayer, ...]:
+    """The layers named ``target_modules`` of all blocks or the ``last_layers`` nearest the output, in running order.
 
     Raises:
         ModelError: the folder holds no such layers.
     """
-    found = dict(_linear_layers(folder))
-    layers = sorted({number for number, _ in found})
+    found = {(layer.block, layer.module): layer for layer in _linear_layers(folder)}
+    blocks = sorted({block for block, _ in found})
     if last_layers is not None:
-        if not 1 <= last_layers <= len(layers):
+        if not 1 <= last_layers <= len(blocks):
             raise ModelError(
-                f"Expected adapter.last_layers from 1 to {len(layers)}, the base model's layers, got {last_layers}. "
+                f"Expected adapter.last_layers from 1 to {len(blocks)}, the base model's layers, got {last_layers}. "
                 "Leave it empty to adapt all layers."
             )
-        layers = layers[-last_layers:]
-    pairs = tuple(
-        found[layer, module]
-        for layer in layers
-        for module in _MODULES
-        if module in target_modules and (layer, module) in found
-    )
-    if not pairs:
+        blocks = blocks[-last_layers:]
+    wanted = [(block, module) for block in blocks for module in _MODULES if module in target_modules]
+    layers = tuple(found[place] for place in wanted if place in found)
+    if not layers:
         raise ModelError(f"Expected layers named {', '.join(target_modules)} in the model at {folder}, got none.")
-    narrowest = min(min(pair.num_in, pair.num_out) for pair in pairs)
-    if rank > narrowest:
-        raise ModelError(
-            f"Expected adapter.rank of at most {narrowest}, the width of the narrowest adapted layer, got {rank}. "
-            "Lower adapter.rank."
-        )
-    return AdapterSpec(rank, alpha, target_modules, pairs, trainable)
+    return layers
 
 
-def _linear_layers(folder: Path) -> Iterator[tuple[tuple[int, str], LoraPair]]:
-    """Number and name of every adaptable layer with its sizes, from the headers of the weight files."""
+def _linear_layers(folder: Path) -> Iterator[LinearLayer]:
+    """Every adaptable layer, from the headers of the weight files."""
     for shard in _shards(folder):
         for name, entry in _header(shard).items():
             matched = _WEIGHT.fullmatch(name)
             if matched and matched[3] in _MODULES:
                 num_out, num_in = entry["shape"]
-                yield (int(matched[2]), matched[3]), LoraPair(f"base_model.model.{matched[1]}", num_in, num_out)
+                yield LinearLayer(matched[1], int(matched[2]), matched[3], num_in, num_out)
 
 
 def _shards(folder: Path) -> list[Path]:

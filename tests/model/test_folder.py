@@ -11,7 +11,7 @@ import pytest
 
 from fedbank.adapter.lora import AdaptedModel, LoraSettings
 from fedbank.errors import ModelError
-from fedbank.model.folder import adapter_spec, base_digest, tiny_folder
+from fedbank.model.folder import adaptable_layers, base_digest, tiny_folder
 from fedbank.model.loading import ModelSpec, load_base_model
 
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -29,7 +29,10 @@ def test_the_adapter_of_the_folder_is_the_one_that_peft_attaches(
 ) -> None:
     base = load_base_model(ModelSpec("tiny"))
     attached = AdaptedModel(base.model, LoraSettings(4, 8.0, modules, trainable, last_layers)).spec
-    assert adapter_spec(tiny_folder(), 4, 8.0, modules, trainable, last_layers) == attached
+    found = adaptable_layers(tiny_folder(), modules, last_layers)
+    assert [(f"base_model.model.{layer.name}", layer.num_in, layer.num_out) for layer in found] == [
+        (pair.name, pair.num_in, pair.num_out) for pair in attached.pairs
+    ]
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
@@ -38,7 +41,9 @@ def test_weights_in_several_files_are_one_model(make_base: Callable[..., Any], t
     model.save_pretrained(tmp_path, max_shard_size="10KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     attached = AdaptedModel(model, LoraSettings(2, 4.0, ALL, "B")).spec
-    assert adapter_spec(tmp_path, 2, 4.0, ALL, "B") == attached
+    assert [f"base_model.model.{layer.name}" for layer in adaptable_layers(tmp_path, ALL)] == [
+        pair.name for pair in attached.pairs
+    ]
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
@@ -66,13 +71,13 @@ def test_a_renamed_copy_with_other_documentation_is_the_same_model(folder: Path)
 def test_a_folder_that_is_no_model_is_a_plain_error(folder: Path, change: Callable[[Path], object], match: str) -> None:
     change(folder)
     with pytest.raises(ModelError, match=match):
-        adapter_spec(folder, 2, 4.0, ALL, "B")
+        adaptable_layers(folder, ALL)
 
 
-@pytest.mark.parametrize(("rank", "last"), [(10_000, None), (2, 0), (2, 99)])
-def test_an_adapter_that_does_not_fit_is_a_plain_error(rank: int, last: int | None) -> None:
-    with pytest.raises(ModelError, match=r"adapter\.(rank|last_layers)"):
-        adapter_spec(tiny_folder(), rank, 4.0, ALL, "B", last)
+@pytest.mark.parametrize("last", [0, 99])
+def test_blocks_that_the_model_has_not_are_a_plain_error(last: int) -> None:
+    with pytest.raises(ModelError, match=r"adapter\.last_layers"):
+        adaptable_layers(tiny_folder(), ALL, last)
 
 
 def test_the_coordinator_reads_a_folder_without_torch() -> None:
