@@ -35,7 +35,7 @@ def make_client_app(
     a simulation (where nobody is outside) raises it.
     """
     app = ClientApp()
-    instance = secrets.token_hex(16)
+    instance = secrets.token_hex(8)
 
     def answer(message: Message, context: Context, act: Callable[[BankSeal], Outgoing]) -> Message:
         try:
@@ -52,7 +52,7 @@ def make_client_app(
             nonce = seal.open(QUESTION, payload_of(message))
             if len(nonce) != NONCE_BYTES:
                 raise UpdateError(f"Expected a question of {NONCE_BYTES} random bytes, got {len(nonce)}.")
-            return Presence(open_bank(context).name, instance, nonce.hex())
+            return Presence(open_bank(context).name, instance, seal.mask(), nonce.hex())
 
         return answer(message, context, act)
 
@@ -60,7 +60,7 @@ def make_client_app(
     def train(message: Message, context: Context) -> Message:
         def act(seal: BankSeal) -> Update:
             call = seal.open(REQUEST, payload_of(message))
-            return open_bank(context).train(RoundCall.request_to(seal.bank, instance, call))
+            return open_bank(context).train(RoundCall.request_to(seal.bank, seal.mask(), call))
 
         return answer(message, context, act)
 

@@ -32,17 +32,19 @@ _MAX_HEADER_BYTES = 1 << 20
 class Presence:
     """A bank's answer to who is there: its name, which start of its app this is, and the question it answers.
 
-    ``instance`` is drawn at every start: a new one tells the coordinator that what was asked before is lost.
+    ``instance`` is drawn at every start: a new one tells the coordinator that what was asked before is lost. ``mask``
+    is a secret of the two, the same after every start, so that a call from before a start can still be read.
     ``nonce`` repeats the question's random bytes (hexadecimal), so that nobody can answer with an old answer.
     """
 
     bank: str
     instance: str
+    mask: str
     nonce: str
 
     def to_bytes(self) -> bytes:
         """Canonical JSON."""
-        fields = {"bank": self.bank, "instance": self.instance, "nonce": self.nonce}
+        fields = {"bank": self.bank, "instance": self.instance, "mask": self.mask, "nonce": self.nonce}
         return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
 
     @classmethod
@@ -52,8 +54,8 @@ class Presence:
             fields: dict[str, str] = json.loads(content) if len(content) <= _MAX_PRESENCE_BYTES else {}
         except (ValueError, RecursionError) as error:
             raise UpdateError("Expected who is there in JSON, got something else. Nothing was used.") from error
-        _expect_fields(fields, {}, {"bank": str, "instance": str, "nonce": str})
-        return cls(fields["bank"], fields["instance"], fields["nonce"])
+        _expect_fields(fields, {}, dict.fromkeys(("bank", "instance", "mask", "nonce"), str))
+        return cls(**fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +87,8 @@ class RoundCall:
     """One request to all banks: the same bytes for everybody, signed and stored by Flower once, not once per bank.
 
     ``plans`` holds the digest of each bank's plan, masked so that only that bank can read it: a plan tells how many
-    customers a bank declared to the coordinator, which is no other bank's business. The mask comes from the random
-    ``instance`` of the bank's ``Presence``, which nobody but the two knows.
+    customers a bank declared to the coordinator, which is no other bank's business. The mask is that of the bank's
+    ``Presence``, which nobody but the two knows.
     """
 
     campaign: str
@@ -96,12 +98,11 @@ class RoundCall:
 
     @classmethod
     def to_all(
-        cls, campaign: str, number: int, plans: Mapping[str, str], instances: Mapping[str, str], adapter: Tensors
+        cls, campaign: str, number: int, plans: Mapping[str, str], masks: Mapping[str, str], adapter: Tensors
     ) -> "RoundCall":
-        """The call to the banks in ``instances``."""
+        """The call to the banks in ``masks``."""
         masked = {
-            bank: _masked(plans[bank].encode(), instance, bank, campaign, number).hex()
-            for bank, instance in instances.items()
+            bank: _masked(plans[bank].encode(), mask, bank, campaign, number).hex() for bank, mask in masks.items()
         }
         return cls(campaign, number, masked, adapter)
 
@@ -111,7 +112,7 @@ class RoundCall:
         return to_bytes(self.adapter, fields)
 
     @staticmethod
-    def request_to(bank: str, instance: str, content: bytes) -> bytes:
+    def request_to(bank: str, mask: str, content: bytes) -> bytes:
         """The ``RoundRequest`` to ``bank`` that a call holds; ``UpdateError`` if ``bank`` is not called.
 
         Rewrites the header and leaves the tensors unread: ``RoundRequest.from_bytes`` checks them.
@@ -123,7 +124,7 @@ class RoundCall:
             if call.pop("kind") != "call":
                 raise ValueError("not a call")
             masked = bytes.fromhex(call.pop("plans")[bank])
-            plan_digest = _masked(masked, instance, bank, call["campaign"], call["round"]).decode()
+            plan_digest = _masked(masked, mask, bank, call["campaign"], call["round"]).decode()
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UpdateError(f"Expected a call of {bank} to a round, got something else. Nothing was used.") from error
         request = {**call, "kind": "request", "plan_digest": plan_digest}

@@ -147,7 +147,7 @@ class Collector:
     def _call(self, record: Round, state: GlobalState) -> bytes:
         """The round's signed call, one for all banks that are there; another one when others are."""
         seats = {bank: self._nodes.seat(bank) for bank in self._terms.weights}
-        called = {bank: seat.instance for bank, seat in seats.items() if seat is not None}
+        called = {bank: seat.mask for bank, seat in seats.items() if seat is not None}
         if not called.items() <= self._called.items():
             terms = self._terms
             call = RoundCall.to_all(terms.campaign, record.number, terms.plans, called, state.adapter).to_bytes()

@@ -19,6 +19,8 @@ from fedbank.sealing.refusals import RefusedError
 from fedbank_server.post import ENROL, Asked, Post
 
 _MAX_BYTES = 4096
+_PATIENCE = 4
+"""Questions that could have been asked until an unanswered one counts as lost, with a bank that has just crashed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +38,8 @@ class CoordinatorKeys:
 class Timing:
     """How often the coordinator looks, and how long it waits. Seconds.
 
-    ``enrol_timeout_s``: for banks that never appear, in a campaign without a deadline. ``message_timeout_s``: for any
-    answer, after that the bank is asked anew. ``restart_grace_s``: what is left of a deadline after a restart at least.
+    ``enrol_timeout_s``: for banks that never appear, in a campaign without a deadline. ``message_timeout_s``: for an
+    update, after that the bank is asked anew. ``restart_grace_s``: what is left of a deadline after a restart at least.
     """
 
     poll_interval_s: float = 0.05
@@ -51,10 +53,11 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """Where a bank is: a node, and which start of its app answers there."""
+    """Where a bank is: a node, and which start of its app answers there; ``mask`` is ``Presence.mask``."""
 
     node: int
     instance: str
+    mask: str
 
 
 class Nodes:
@@ -105,13 +108,13 @@ class Nodes:
             return Refused("", "schema", str(error))
         if (presence.bank, presence.nonce) != (opened.signer, asked.nonce):
             return Refused(opened.signer, "replay", "Expected an answer to this very question. It was not used.")
-        self._seats[presence.bank] = Seat(asked.node, presence.instance)
+        self._seats[presence.bank] = Seat(asked.node, presence.instance, presence.mask)
         return presence.bank
 
     def _find_member(self, bank: str) -> PublicKey | None:
         return self._keys.find_key(bank) if bank in self._terms.weights else None
 
     def _ask(self, node: int, now: float) -> None:
-        nonce, lifetime_s = secrets.token_bytes(NONCE_BYTES), self._timing.message_timeout_s
+        nonce, lifetime_s = secrets.token_bytes(NONCE_BYTES), _PATIENCE * self._timing.enrol_every_s
         question = seal(QUESTION, COORDINATOR, self._terms.context, nonce, self._keys.own)
         self._post.send(Asked(ENROL, node, now + lifetime_s, nonce=nonce.hex()), question, lifetime_s)

@@ -199,16 +199,16 @@ def test_a_request_survives_its_round_trip_and_is_no_update(
 
 
 PLANS = {"bank-a": "a" * 64, "bank-b": "b" * 64}
-INSTANCES = {"bank-a": "1" * 32, "bank-b": "2" * 32}
+MASKS = {"bank-a": "1" * 32, "bank-b": "2" * 32}
 
 
 def test_one_call_holds_the_request_to_every_bank(
     small_spec: AdapterSpec, make_state: Callable[..., dict[str, Any]]
 ) -> None:
     state = make_state(small_spec, 0)
-    call = RoundCall.to_all("spring", 3, PLANS, INSTANCES, state).to_bytes()
+    call = RoundCall.to_all("spring", 3, PLANS, MASKS, state).to_bytes()
     for bank, plan in PLANS.items():
-        parsed = RoundRequest.from_bytes(RoundCall.request_to(bank, INSTANCES[bank], call), small_spec)
+        parsed = RoundRequest.from_bytes(RoundCall.request_to(bank, MASKS[bank], call), small_spec)
         assert (parsed.campaign, parsed.round, parsed.plan_digest) == ("spring", 3, plan)
         assert digest(parsed.adapter) == digest(state)
 
@@ -218,11 +218,11 @@ def test_a_bank_cannot_read_another_banks_plan_in_the_call(
 ) -> None:
     """Nor see that two have the same one."""
     same = {"bank-a": "a" * 64, "bank-b": "a" * 64}
-    call = RoundCall.to_all("spring", 3, same, INSTANCES, make_state(small_spec, 0))
+    call = RoundCall.to_all("spring", 3, same, MASKS, make_state(small_spec, 0))
     assert call.plans["bank-a"] != call.plans["bank-b"]
     assert "a" * 64 not in call.to_bytes().decode("latin-1")
     with pytest.raises(UpdateError):
-        parsed = RoundCall.request_to("bank-b", INSTANCES["bank-a"], call.to_bytes())
+        parsed = RoundCall.request_to("bank-b", MASKS["bank-a"], call.to_bytes())
         assert RoundRequest.from_bytes(parsed, small_spec).plan_digest != "a" * 64
         raise UpdateError("it could be parsed, with another plan")
 
@@ -252,7 +252,7 @@ STRANGE: dict[str, Callable[[bytes], bytes]] = {
 def test_a_strange_call_is_an_update_error(
     small_spec: AdapterSpec, make_state: Callable[..., dict[str, Any]], spoil: Callable[[bytes], bytes], bank: str
 ) -> None:
-    good = RoundCall.to_all("spring", 3, PLANS, INSTANCES, make_state(small_spec, 0)).to_bytes()
+    good = RoundCall.to_all("spring", 3, PLANS, MASKS, make_state(small_spec, 0)).to_bytes()
     content = spoil(good)
     assert content != good
     with pytest.raises(UpdateError, match="Expected"):
@@ -260,7 +260,7 @@ def test_a_strange_call_is_an_update_error(
 
 
 def test_a_presence_survives_its_round_trip() -> None:
-    presence = Presence("bank-a", "1" * 32, "2" * 32)
+    presence = Presence("bank-a", "1" * 16, "2" * 64, "3" * 32)
     assert Presence.from_bytes(presence.to_bytes()) == presence
 
 
@@ -269,8 +269,8 @@ def test_a_presence_survives_its_round_trip() -> None:
     [
         *(b"", b"[]", b"null", b"{", b"\xff", b"[" * 1000, b" " * 2000),
         b'{"bank":"a"}',
-        b'{"bank":1,"instance":"","nonce":""}',
-        b'{"bank":"a","instance":"1","nonce":"2","loss":0.3}',
+        b'{"bank":1,"instance":"","mask":"","nonce":""}',
+        b'{"bank":"a","instance":"1","mask":"3","nonce":"2","loss":0.3}',
     ],
     ids=str,
 )

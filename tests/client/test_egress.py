@@ -79,7 +79,9 @@ class _Talkative(Presence):
 
 
 @pytest.mark.parametrize(
-    "thing", [{"loss": 0.3}, 0.3, b"bytes", "text", None, _Talkative("bank-a", "1", "2"), ValueError(SECRET)], ids=repr
+    "thing",
+    [{"loss": 0.3}, 0.3, b"bytes", "text", None, _Talkative("bank-a", "1", "2", "3"), ValueError(SECRET)],
+    ids=repr,
 )
 def test_nothing_else_can_be_sent(thing: Any) -> None:
     with pytest.raises(TypeError, match="nothing was sent"):
@@ -232,8 +234,9 @@ def test_a_call_becomes_the_request_to_this_bank(small_spec: Any, make_state: An
 
     app = make_client_app(lambda _: Trainer(), lambda _: None, lambda _: SEAL)
     answer = app(_message("query.enrol", _signed(QUESTION, bytes(NONCE_BYTES))), _context())
-    instance, state = Presence.from_bytes(_opened(answer, PRESENCE)).instance, make_state(small_spec, 0)
-    call = RoundCall.to_all("spring", 3, {"bank-a": "1" * 64}, {"bank-a": instance}, state)
+    mask, state = Presence.from_bytes(_opened(answer, PRESENCE)).mask, make_state(small_spec, 0)
+    call = RoundCall.to_all("spring", 3, {"bank-a": "1" * 64}, {"bank-a": mask}, state)
+    app = make_client_app(lambda _: Trainer(), lambda _: None, lambda _: SEAL)  # started anew: it still reads the call
     app(_message("train", _signed(REQUEST, call.to_bytes())), _context())
     parsed = RoundRequest.from_bytes(asked[0], small_spec)
     assert (parsed.campaign, parsed.round, parsed.plan_digest) == ("spring", 3, "1" * 64)
