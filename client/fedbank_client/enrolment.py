@@ -24,8 +24,9 @@ from fedbank.durable import sync_folder, write_atomic
 from fedbank.errors import RunError
 from fedbank.evidence.log import EVIDENCE, EvidenceLog
 from fedbank.evidence.origin import origin
-from fedbank.membership.documents import Invitation, JoinPackage, JoinRequest, LeaveNotice, node_key_line
+from fedbank.membership.documents import Invitation, JoinPackage, LeaveNotice
 from fedbank.membership.folders import locked, new_folder, utc
+from fedbank.membership.request import JoinRequest, node_key_line
 from fedbank.membership.signed import DocumentError
 from fedbank.sealing.keys import PublicKey, SigningKey
 from fedbank.sealing.roster import read_roster

@@ -55,18 +55,6 @@ def to_sign(format: str, body: dict[str, Any]) -> bytes:
     return f"fedbank document\n{format}\n".encode() + canonical(body)
 
 
-def text_of(body: dict[str, Any], name: str, longest: int = 4096) -> str:
-    """The text under ``name``.
-
-    Raises:
-        DocumentError: it is missing, no text, empty or too long.
-    """
-    value = body.get(name)
-    if not isinstance(value, str) or not 0 < len(value) <= longest:
-        raise DocumentError(f"Expected {name} in the file to be a text, got something else. Ask for it again.")
-    return value
-
-
 def _parse(content: bytes) -> dict[str, Any] | None:
     """``None`` for anything but the three parts. Mail programs add line ends, nothing else may differ."""
     if len(content) > MAX_DOCUMENT:

@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from fedbank.certificates import CLIENT_AUTH, Authority, CertificateError, fingerprint, read_certificate, to_pem
 from fedbank.durable import write_atomic
 from fedbank.errors import RunError
-from fedbank.membership.documents import JoinPackage, JoinRequest, LeaveNotice
+from fedbank.membership.documents import JoinPackage, LeaveNotice
 from fedbank.membership.folders import locked, utc
+from fedbank.membership.request import JoinRequest
 from fedbank.membership.signed import DocumentError
 from fedbank.sealing.keys import SigningKey
 from fedbank.sealing.roster import Member, Roster, read_roster, sign_roster

@@ -28,7 +28,8 @@ from fedbank.certificates import (
     to_pem,
 )
 from fedbank.errors import FedBankError, RunError
-from fedbank.membership.documents import Invitation, JoinPackage, JoinRequest, LeaveNotice, node_key_line
+from fedbank.membership.documents import Invitation, JoinPackage, LeaveNotice
+from fedbank.membership.request import JoinRequest, node_key_line
 from fedbank.membership.signed import MAX_DOCUMENT, DocumentError, open_document, write_document
 from fedbank.sealing.canonical import canonical
 from fedbank.sealing.keys import SigningKey
