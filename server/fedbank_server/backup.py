@@ -22,7 +22,7 @@ from fedbank.errors import RunError
 from fedbank.membership.folders import locked, new_folder
 from fedbank.sealing.keys import SigningKey
 from fedbank.sealing.roster import sign_roster
-from fedbank_server.consortium import CONSORTIUM, Files
+from fedbank_server.consortium import CONSORTIUM, Files, note
 from fedbank_server.members import active_members
 from fedbank_server.sealed_stream import MAGIC, SealedWriter, Sink, read_sealed
 
@@ -275,7 +275,9 @@ def _renew_roster(folder: Path) -> None:
     files = Files(folder)
     roster = active_members(folder)
     after = replace(roster, sequence=roster.sequence + _JUMP)
-    write_atomic(files.roster, sign_roster(after, SigningKey.load(files.coordinator_key)))
+    coordinator = SigningKey.load(files.coordinator_key)
+    note(files, roster.consortium, coordinator, "folder-restored", "roster", f"now number {after.sequence}")
+    write_atomic(files.roster, sign_roster(after, coordinator))
 
 
 def _damaged(expected: str) -> RunError:

@@ -14,6 +14,8 @@ import pytest
 
 import fedbank_server.membership_commands as server
 from fedbank.errors import FedBankError, RunError
+from fedbank.evidence.log import EVIDENCE
+from fedbank.evidence.verify import verify_log
 from fedbank_client.home import Home
 from fedbank_server.backup import MANIFEST, back_up, restore
 from fedbank_server.consortium import Files
@@ -45,7 +47,11 @@ def test_a_folder_comes_back_as_it_was(
     assert restore(tmp_path / "backup", tmp_path / "again", passphrase) == made
     before, after = contents(coordinator), contents(tmp_path / "again")
     assert before.pop("roster") != after.pop("roster")
+    for name, number in ((EVIDENCE, 3), ("evidence.checkpoints", 3)):
+        kept, grown = before.pop(name), after.pop(name)
+        assert grown.startswith(kept) and grown.count(b"\n") == number
     assert after == before
+    assert verify_log(tmp_path / "again" / EVIDENCE, home.coordinator_key.raw).signed == 3
     roster = active_members(tmp_path / "again")
     assert list(roster.active()) == ["bank-a"] and roster.sequence > active_members(coordinator).sequence + 100
     home.store_roster(Files(tmp_path / "again").roster.read_bytes())
