@@ -52,6 +52,7 @@ from flwr.superlink.routers.control.middlewares import (
 )
 from flwr.superlink.routers.fleet.middlewares import FleetEventLogMiddleware
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from sqlalchemy.exc import DatabaseError as DatabaseProblem
 
 from fedbank.adapter.update import PAYLOAD, RECORD
 from fedbank.errors import RunError, UpdateError
@@ -64,6 +65,7 @@ __all__ = [
     "AcquireTaskRequest",
     "ConfirmMessageReceivedRequest",
     "ControlHttpClient",
+    "DatabaseProblem",
     "DecodeError",
     "ErrorCode",
     "GetNodesRequest",

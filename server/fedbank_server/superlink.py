@@ -4,12 +4,13 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedbank.errors import FedBankError, RunError
+from fedbank.errors import RunError
 from fedbank_server import flower_hooks as flower
 from fedbank_server.doorbell import Doorbell
 from fedbank_server.gate import Admitted, App, PrivateGate, PublicGate
@@ -17,6 +18,7 @@ from fedbank_server.limits import Limits
 from fedbank_server.listeners import Identity, QuietServer, private_server, public_server
 
 _LOG = logging.getLogger("fedbank.superlink")
+_TELL_EVERY_S, _MAX_TOLD = 60.0, 1000
 Allowed = Callable[[], Mapping[str, tuple[str, str]]]
 """Bank to (node key as an OpenSSH line, SHA-256 of its certificate in hex): the active members, asked for often."""
 OnEvent = Callable[[str, Mapping[str, Any]], None]
@@ -64,14 +66,20 @@ class _SuperLink:
     def __init__(self, settings: SuperLinkSettings, allowed: Allowed, on_event: OnEvent, pages: App | None) -> None:
         self._settings, self._allowed, self._on_event = settings, allowed, on_event
         identity = settings.identity
-        app = flower.make_app(
-            str(settings.database),
-            certificate=str(identity.certificate),
-            key=str(identity.key),
-            ca=str(identity.ca),
-            port=settings.private_port,
-        )
-        self._state = flower.link_state(app)
+        try:
+            app = flower.make_app(
+                str(settings.database),
+                certificate=str(identity.certificate),
+                key=str(identity.key),
+                ca=str(identity.ca),
+                port=settings.private_port,
+            )
+            self._state = flower.link_state(app)
+        except flower.DatabaseProblem as error:
+            raise RunError(
+                f"Expected Flower's database in {settings.database}, got: {str(error)[:200]}. Restore a backup, or "
+                "move the file away: committed rounds are not in it, the campaign goes on."
+            ) from None
         banks_bell, coordinator_bell = Doorbell(), Doorbell()
         self._gate = PublicGate(app, settings.limits, banks_bell, coordinator_bell, self._refused)
         private = PrivateGate(app, settings.token, banks_bell, coordinator_bell, pages)
@@ -80,6 +88,7 @@ class _SuperLink:
             public_server(self._gate, settings.public_host, settings.public_port, identity, settings.limits),
         )
         self._known: dict[str, tuple[str, str]] = {}
+        self._told: dict[tuple[str, int], float] = {}
 
     async def run(self, on_ready: Callable[[], None]) -> None:
         """Both listeners and the roster's watch, until one of them ends."""
@@ -123,11 +132,11 @@ class _SuperLink:
             allowed = dict(await asyncio.to_thread(self._allowed))
             if first or allowed != self._known:
                 await self._admit(allowed)
-        except (FedBankError, OSError) as error:
+        except Exception as error:
             if first:
                 raise
-            _LOG.error("The roster cannot be read, the members of before stay: %s", error)
-            self._on_event("roster-unreadable", {"reason": str(error)})
+            _LOG.error("The roster cannot be followed, the members of before stay: %s", error)
+            self._tell("roster-unreadable", {"reason": str(error)})
 
     async def _admit(self, allowed: dict[str, tuple[str, str]]) -> None:
         members = {
@@ -137,9 +146,9 @@ class _SuperLink:
         self._gate.members = members
         await asyncio.to_thread(self._register, members)
         for bank in sorted(self._known.keys() - allowed.keys()):
-            self._on_event("removed", {"bank": bank})
+            self._tell("removed", {"bank": bank})
         for bank in sorted(allowed.keys() - self._known.keys()):
-            self._on_event("admitted", {"bank": bank})
+            self._tell("admitted", {"bank": bank})
         self._known = allowed
 
     def _register(self, members: Mapping[str, Admitted]) -> None:
@@ -151,8 +160,21 @@ class _SuperLink:
                 flower.register_node(self._state, bank, key)
             except ValueError:
                 _LOG.error("%s was removed with this node key before; it comes back only with a new one.", bank)
-                self._on_event("refused", {"bank": bank, "reason": "its node key was removed before"})
+                self._tell("refused", {"bank": bank, "reason": "its node key was removed before"})
 
     def _refused(self, who: str, path: str, status: int, reason: str) -> None:
+        """Tell of the first refusal of a kind in a minute: whoever is refused cannot fill our disk with it."""
+        kind, now = (who[:64], status), time.monotonic()
+        if now - self._told.get(kind, -_TELL_EVERY_S) < _TELL_EVERY_S:
+            return
+        if len(self._told) > _MAX_TOLD:
+            self._told.clear()
+        self._told[kind] = now
         _LOG.warning("refused %s: %s got %d: %s", path[:80], who[:64] or "nobody", status, reason)
-        self._on_event("refused", {"who": who[:64], "path": path[:80], "status": status, "reason": reason})
+        self._tell("refused", {"who": who[:64], "path": path[:80], "status": status, "reason": reason})
+
+    def _tell(self, kind: str, about: Mapping[str, Any]) -> None:
+        try:
+            self._on_event(kind, about)
+        except Exception:  # noqa: BLE001 - a full disk at whoever is told must not keep a revoked bank in
+            _LOG.exception("an event could not be told: %s %s", kind, about)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +154,13 @@ def _serve(folder: Path) -> None:
 
     settings = json.loads((folder / "settings.json").read_text())
     pki = folder / "pki"
+
+    def note(kind: str, about: Mapping[str, Any]) -> None:
+        if (folder / "no-more-events").exists():
+            raise OSError("disk full")
+        with (folder / "events").open("a") as events:
+            events.write(json.dumps({"kind": kind, **about}) + "\n")
+
     serve(
         SuperLinkSettings(
             identity=Identity(pki / "server.pem", pki / "server.key.pem", pki / "ca.pem"),
@@ -167,6 +174,7 @@ def _serve(folder: Path) -> None:
             limits=Limits(**settings["limits"]),
         ),
         lambda: {bank: (key, sha) for bank, (key, sha) in json.loads((folder / "roster.json").read_text()).items()},
+        on_event=note,
     )
 
 

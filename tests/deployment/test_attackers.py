@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import json
 import socket
 import ssl
 import time
@@ -30,7 +31,13 @@ _PROTOBUF = {"content-type": PROTOBUF_MEDIA_TYPE}
 @pytest.fixture(scope="module")
 def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]:
     made = Consortium(
-        tmp_path_factory.mktemp("attacked"), header_timeout_s=1.0, body_timeout_s=1.5, max_object_bytes=8 * _MIB
+        tmp_path_factory.mktemp("attacked"),
+        banks=("bank1", "bank2", "flooder"),
+        header_timeout_s=1.0,
+        body_timeout_s=1.5,
+        max_object_bytes=8 * _MIB,
+        requests_per_s=8.0,
+        burst=60,
     )
     made.start_server()
     yield made
@@ -244,11 +251,9 @@ def test_connections_of_one_certificate_are_counted(attacked: Consortium) -> Non
 
 
 def test_one_banks_flood_is_slowed_down(attacked: Consortium) -> None:
-    with client(attacked, attacked.banks["bank1"]) as attacker:
-        headers = key_header(attacked.banks["bank1"])
-        seen = {
-            attacker.post("/v1/fleet/pull-messages", content=b"\xff", headers=headers).status_code for _ in range(1)
-        }
+    seen: set[int] = set()
+    with client(attacked, attacked.banks["flooder"]) as attacker:
+        headers = key_header(attacked.banks["flooder"])
         deadline = time.monotonic() + 20
         while 429 not in seen and time.monotonic() < deadline:
             seen.add(attacker.post("/v1/fleet/push-object", content=b"", headers=headers).status_code)
@@ -321,6 +326,48 @@ def test_a_bank_that_is_revoked_in_the_middle_of_an_exchange_sends_nothing_more(
     assert not (attacked.folder / "mallory" / "calls").exists()
     for bank in ("mallory", "bank1"):
         attacked.processes.pop(bank).terminate()
+
+
+def test_a_flood_of_refusals_is_told_once_a_minute(attacked: Consortium) -> None:
+    with client(attacked, attacked.banks["bank1"]) as attacker:
+        for _ in range(30):
+            attacker.post("/v1/control/start-run")
+    events = [json.loads(line) for line in (attacked.folder / "events").read_text().splitlines()]
+    told = [event for event in events if event["kind"] == "refused" and event["status"] == 404]
+    assert [event["who"] for event in told] == ["bank1"]
+
+
+def test_a_revoked_bank_is_out_even_if_nobody_can_be_told(attacked: Consortium) -> None:
+    for leaver in ("leaver1", "leaver2"):  # twice: the watch itself must live on
+        attacked.banks[leaver] = attacked.authority.bank(leaver)
+        attacked.roster(attacked.banks)
+        wait_for(lambda leaver=leaver: not refused(access(attacked, leaver)), 10)
+        (attacked.folder / "no-more-events").touch()
+        left = access(attacked, leaver)
+        del attacked.banks[leaver]
+        attacked.roster(attacked.banks)
+        wait_for(lambda left=left: refused(left), 10)
+    (attacked.folder / "no-more-events").unlink()
+
+
+def test_a_roster_that_cannot_be_read_changes_nothing(attacked: Consortium) -> None:
+    (attacked.folder / "roster.json").write_text("{")
+    time.sleep(1.2)
+    line = FleetConnection(access(attacked, "bank1"))
+    line.deactivate(line.activate())
+    line.close()
+    attacked.roster(attacked.banks)
+
+
+def refused(who: Access) -> bool:
+    line = FleetConnection(who)
+    try:
+        line.deactivate(line.activate())
+    except DeniedError:
+        return True
+    finally:
+        line.close()
+    return False
 
 
 def tls(consortium: Consortium, identity: Paths) -> ssl.SSLSocket:
