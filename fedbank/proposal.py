@@ -6,6 +6,7 @@ Both travel in signed envelopes. Neither knows the network, a model or a plan: n
 import hashlib
 import json
 import math
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from fedbank.adapter.state import PEFT_PREFIX, AdapterSpec, LoraPair
 from fedbank.aggregation.rules import RULES
 from fedbank.aggregation.server_step import ServerStep
-from fedbank.config import CampaignConfig, TermsConfig, parse_terms
+from fedbank.config import NAME, CampaignConfig, TermsConfig, parse_terms
 from fedbank.errors import ConfigError, UpdateError
 from fedbank.model.folder import adaptable_layers
 
@@ -22,6 +23,7 @@ PROPOSAL, ACCEPTANCE = "proposal", "acceptance"
 MAX_BYTES = 64 * 1024
 """Of either, so that nothing large is ever parsed."""
 _FORMAT = "fedbank-proposal/1"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _OWN = ("micro_batch", "per_example")
 """Training settings that cannot change the result: every bank's own business."""
 
@@ -69,6 +71,8 @@ class Proposal:
             ConfigError: its terms are out of range.
         """
         fields = _fields(content, _FORMAT, {"consortium": str, "name": str, "base_digest": str, "terms": dict})
+        if not NAME.fullmatch(fields["name"]) or not _DIGEST.fullmatch(fields["base_digest"]):
+            raise UpdateError("Expected a campaign's name and a base model's digest, got something else.")
         training = fields["terms"].get("training")
         if not isinstance(training, dict) or any(setting in training for setting in _OWN):
             raise UpdateError("Expected the terms of a campaign, got none about training. Nothing was used.")

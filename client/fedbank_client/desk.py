@@ -74,7 +74,10 @@ class Agreement:
 
 
 class Desk:
-    """One bank's decisions, in its folder ``home``; ``note`` keeps the evidence of them."""
+    """One bank's decisions, in its folder ``home``; ``note`` keeps the evidence of them.
+
+    ``now`` and ``stream_for_round`` are for tests to replace, in code only: a deployed bank's noise is secure.
+    """
 
     def __init__(
         self,
@@ -84,9 +87,10 @@ class Desk:
         note: Note,
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        stream_for_round: Callable[[int], RandomStream] = lambda _: RandomStream.secure(),
     ) -> None:
         self._home, self._config, self._resources = home, config, resources
-        self._note, self._now = note, now
+        self._note, self._now, self._stream_for_round = note, now, stream_for_round
         self._key = home.load_signing_key()
         self._encoded: dict[int, EncodedUnits] = {}
         self._attached: tuple[LoraSettings, AdaptedModel] | None = None
@@ -201,7 +205,7 @@ class Desk:
             agreement.data,
             lambda: model,
             self._home.folder / TRAINING,
-            stream_for_round=lambda _: RandomStream.secure(),
+            stream_for_round=self._stream_for_round,
             device=self._resources.base.device,
             budget=read_policy(self._home.policy).budget(),
         )

@@ -13,9 +13,11 @@ from fedbank.config.compose import (
     parse_terms,
     to_yaml,
 )
+from fedbank.config.rules import NAME
 from fedbank.config.schema import CampaignConfig, ClientConfig, SimulateConfig, TermsConfig
 
 __all__ = [
+    "NAME",
     "CampaignConfig",
     "ClientConfig",
     "SimulateConfig",

@@ -11,6 +11,9 @@ from fedbank.errors import ConfigError
 PATHS = ("output", "resume", "data.path", "model.path")
 """Settings that are paths: taken as they stand."""
 
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+"""Of a campaign: it becomes a folder's name and an entry of evidence."""
+
 _MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 _Rule = tuple[str, Callable[[Any], bool], str]
@@ -66,7 +69,7 @@ _RULES: tuple[_Rule, ...] = (
     ("model.device", lambda v: bool(re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", v)), "auto, cpu, mps or cuda"),
     ("data.name", lambda v: v in ("synthetic", "ask_cfpb", "jsonl", "csv"), "synthetic, ask_cfpb, jsonl or csv"),
     ("max_length", lambda v: 16 <= v <= 32_768, "from 16 to 32768 tokens"),
-    ("name", lambda v: bool(re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}", v)), "at most 40 letters a-z, digits and hyphens"),
+    ("name", lambda v: bool(NAME.fullmatch(v)), "at most 40 letters a-z, digits and hyphens"),
     ("patience_s", lambda v: 0 < v < float("inf"), "a positive number of seconds"),
     ("attempts", lambda v: v >= 1, "at least 1"),
     ("held_out_fraction", lambda v: 0 < v < 1, "between 0 and 1"),
