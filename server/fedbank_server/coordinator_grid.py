@@ -2,8 +2,8 @@
 
 Flower would ship an app bundle to its own child process; this grid starts a run, claims it and lets the installed app
 run on it. What it adds to Flower's own grid: it wakes up as soon as a reply is there; it lives through a SuperLink
-that is away, with a new run if Flower has given up the old one; and it asks a bank again when Flower may have lost a message.
-A bank that is asked twice answers with the bytes it kept.
+that is away, with a new run if Flower has given up the old one; and it asks a bank again when Flower may have lost a
+message. A bank that is asked twice answers with the bytes it kept.
 """
 
 import logging
@@ -28,6 +28,7 @@ from fedbank_server.runtime import LostRunError, NotYetError, RuntimeLine
 
 _LOG = logging.getLogger("fedbank.grid")
 _NODES_INTERVAL_S = 1.0
+_MAX_SUPERFLUOUS = 1000
 _NOT_ANSWERED = frozenset(
     {
         flower.ErrorCode.MESSAGE_UNAVAILABLE,
@@ -66,6 +67,7 @@ class CoordinatorGrid(Grid):
         self._wait_s = wait_s
         self._pending: dict[str, _Pending] = {}
         self._original: dict[str, str] = {}
+        self._superfluous: set[str] = set()
         self._nodes: list[Any] = []
         self._nodes_at = float("-inf")
 
@@ -113,6 +115,7 @@ class CoordinatorGrid(Grid):
         try:
             replies.extend(self._ask_again(wanted))
             waiting = {live for original in wanted for live in self._live(original)}
+            waiting |= self._superfluous
             for header, tree in self._line.pull(waiting, 0.0 if replies else self._wait_s) if wanted else ():
                 self._note(header, tree)
             for original in wanted:
@@ -137,6 +140,7 @@ class CoordinatorGrid(Grid):
         live = header.metadata.reply_to_message_id
         original = self._original.pop(live, None)
         if original is None:
+            self._superfluous.discard(live)
             self._line.confirm(header.metadata.message_id)
             return
         pending = self._pending[original]
@@ -208,6 +212,7 @@ class CoordinatorGrid(Grid):
         _LOG.warning("Flower gave up the run; going on in a new one")
         self._line.claim()
         self._original.clear()
+        self._superfluous.clear()
         for pending in self._pending.values():
             pending.ids.clear()
             pending.arriving.clear()
@@ -221,8 +226,11 @@ class CoordinatorGrid(Grid):
         return self._nodes
 
     def _forget(self, original: str) -> None:
-        for live in self._pending.pop(original).ids:
+        """Nobody waits for it any more; second replies are still fetched, so that the SuperLink can drop them."""
+        left = self._pending.pop(original).ids
+        for live in left:
             self._original.pop(live, None)
+        self._superfluous = (self._superfluous | left) if len(self._superfluous) < _MAX_SUPERFLUOUS else left
 
 
 @contextmanager
@@ -249,11 +257,9 @@ def open_grid(
     flower.check_flower()
     os.environ["FLWR_HOME"] = str(home)
     line = RuntimeLine(address, certificate, token, patience_s=patience_s, stop=stop or threading.Event())
-    ended = "failed"
     try:
         line.claim()
         line.start_heartbeat()
         yield CoordinatorGrid(line, unreachable_after_s, max_payload_bytes, wait_s)
-        ended = "completed"
     finally:
-        line.close(ended)
+        line.close()

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from flwr.app import ConfigRecord, Metadata, RecordDict
 from flwr.app.message import Message, make_message, remove_content_from_message
 from flwr.cli.build import build_fab_from_files
-from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, SUPERLINK_NODE_ID, ErrorCode
+from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, SUPERLINK_NODE_ID, ErrorCode, Status
 from flwr.common.serde import fab_to_proto, message_to_proto
 from flwr.proto.control_pb2 import ListRunsRequest, StartRunRequest, StopRunRequest
 from flwr.proto.fleet_pb2 import PushMessagesRequest
@@ -29,7 +29,6 @@ from flwr.proto.runtime_pb2 import (
     PullAppMessagesRequest,
     PullTaskInputRequest,
     PushAppMessagesRequest,
-    PushTaskOutputRequest,
     SendTaskHeartbeatRequest,
 )
 from flwr.server.superlink.linkstate import LinkState
@@ -80,7 +79,6 @@ __all__ = [
     "PushAppMessagesRequest",
     "PushMessagesRequest",
     "PushObjectRequest",
-    "PushTaskOutputRequest",
     "RuntimeHttpClient",
     "SendTaskHeartbeatRequest",
     "StartRunRequest",
@@ -89,6 +87,7 @@ __all__ = [
     "bundle",
     "check_flower",
     "deflate",
+    "forget_finished_runs",
     "inflate",
     "link_state",
     "make_app",
@@ -126,6 +125,7 @@ _SIGNATURES: tuple[tuple[Callable[..., Any], tuple[str, ...]], ...] = (
     (SuperLinkLifespan.__init__, ("self", "config", "state_factory")),
     (LinkState.get_node_id_by_public_key, ("self", "public_key")),
     (LinkState.get_node_info, ("self", "node_ids", "owner_aids", "statuses")),
+    (LinkState.cleanup_run, ("self", "run_id")),
     (LinkState.delete_node, ("self", "owner_aid", "node_id")),
     (
         LinkState.create_node,
@@ -219,6 +219,14 @@ def unregister_node(state: LinkState, key: bytes) -> None:
 def registered_keys(state: LinkState) -> set[bytes]:
     """The node keys that may activate a node now."""
     return {node.public_key for node in state.get_node_info() if node.status != "unregistered"}
+
+
+def forget_finished_runs(state: LinkState, forgotten: set[int]) -> None:
+    """Delete what runs that are over have left in the database; adds them to ``forgotten`` and skips those in it."""
+    for run in state.get_run_info(statuses=[Status.FINISHED]):
+        if run.run_id not in forgotten:
+            state.cleanup_run(run.run_id)
+            forgotten.add(run.run_id)
 
 
 def set_identity(run_id: int, task_id: int) -> None:

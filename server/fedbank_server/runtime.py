@@ -108,11 +108,11 @@ class RuntimeLine:
         )
         self._call(lambda: self._runtime.ConfirmMessageReceived(request))
 
-    def close(self, sub_status: str) -> None:
-        """End the run, if the SuperLink can be told so at once."""
+    def close(self) -> None:
+        """End the run, if the SuperLink can be told so at once; it then deletes what the run has left."""
         self._ended.set()
         try:
-            self._runtime.PushTaskOutput(flower.PushTaskOutputRequest(sub_status=sub_status, details=""))
+            self._control.StopRun(flower.StopRunRequest(run_id=self.run_id))
         except (httpx.HTTPError, ValueError) as error:
             _LOG.info("the run's end was not told: %s", error)
         self._control.close()

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import time
+from asyncio import constants
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from fedbank_server.listeners import Identity, QuietServer, private_server, publ
 
 _LOG = logging.getLogger("fedbank.superlink")
 _TELL_EVERY_S, _MAX_TOLD = 60.0, 1000
+_CLEAN_EVERY_S = 60.0
 Allowed = Callable[[], Mapping[str, tuple[str, str]]]
 """Bank to (node key as an OpenSSH line, SHA-256 of its certificate in hex): the active members, asked for often."""
 OnEvent = Callable[[str, Mapping[str, Any]], None]
@@ -52,6 +54,8 @@ def serve(
     if len(settings.token) < 32:
         raise RunError("Expected an operator's token of at least 32 characters, got a shorter one. Make a new one.")
     flower.check_flower()
+    # uvicorn has no setting for it: a connection that never says anything is dropped after this, not after a minute
+    constants.SSL_HANDSHAKE_TIMEOUT = settings.limits.header_timeout_s
     os.environ["FLWR_HOME"] = str(settings.home)
     logging.getLogger("flwr").setLevel(logging.WARNING)
     settings.database.parent.mkdir(parents=True, exist_ok=True)
@@ -89,6 +93,7 @@ class _SuperLink:
         )
         self._known: dict[str, tuple[str, str]] = {}
         self._told: dict[tuple[str, int], float] = {}
+        self._cleaned_at, self._forgotten = float("-inf"), set[int]()
 
     async def run(self, on_ready: Callable[[], None]) -> None:
         """Both listeners and the roster's watch, until one of them ends."""
@@ -125,6 +130,16 @@ class _SuperLink:
         while True:
             await asyncio.sleep(self._settings.roster_interval_s)
             await self._follow_roster(first=False)
+            if time.monotonic() - self._cleaned_at > _CLEAN_EVERY_S:
+                await self._clean()
+
+    async def _clean(self) -> None:
+        """Give the database's space back that finished runs take."""
+        self._cleaned_at = time.monotonic()
+        try:
+            await asyncio.to_thread(flower.forget_finished_runs, self._state, self._forgotten)
+        except flower.DatabaseProblem as error:
+            _LOG.error("finished runs could not be cleaned up: %s", error)
 
     async def _follow_roster(self, *, first: bool) -> None:
         """Open to who is in the roster now. If it cannot be read, whoever was admitted before stays so."""
@@ -143,8 +158,10 @@ class _SuperLink:
             certificate.lower(): Admitted(bank, flower.node_key_bytes(key))
             for bank, (key, certificate) in allowed.items()
         }
-        self._gate.members = members
+        # Out at once, in only when Flower knows the node key too.
+        self._gate.members = {known: members[known] for known in self._gate.members.keys() & members.keys()}
         await asyncio.to_thread(self._register, members)
+        self._gate.members = members
         for bank in sorted(self._known.keys() - allowed.keys()):
             self._tell("removed", {"bank": bank})
         for bank in sorted(allowed.keys() - self._known.keys()):

@@ -231,6 +231,11 @@ def test_slow_and_endless_headers_are_cut_off(attacked: Consortium, what: bytes,
     assert time.monotonic() - began < 4
 
 
+def test_a_connection_that_never_says_anything_is_cut_off(attacked: Consortium) -> None:
+    with socket.create_connection(("127.0.0.1", attacked.public), timeout=5) as silent:
+        assert silent.recv(1) == b""
+
+
 def test_a_slow_body_is_cut_off(attacked: Consortium) -> None:
     key = key_header(attacked.banks["bank1"])["flwr-public-key"]
     head = f"POST /v1/fleet/push-object HTTP/1.1\r\nhost: x\r\nflwr-public-key: {key}\r\ncontent-length: 1000\r\n\r\n"

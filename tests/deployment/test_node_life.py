@@ -1,9 +1,11 @@
 """What a resident node and the coordinator's grid live through: crashes, restarts, bad answers, silence."""
 
+import contextlib
 import hashlib
 import json
 import signal
 import socket
+import sqlite3
 import ssl
 import threading
 import time
@@ -43,6 +45,15 @@ def test_a_killed_superlink_comes_back_and_no_exchange_is_lost(consortium: Conso
             assert time.monotonic() - began < 40
             restarter.join()
             wait_for(lambda: both(grid), 30)
+        assert len(exchange(grid, dict.fromkeys(nodes.values(), b"x"))) == 2
+    wait_for(lambda: left_behind(consortium) == 0, 15)
+
+
+def left_behind(consortium: Consortium) -> int:
+    """Objects and messages in the SuperLink's database."""
+    with contextlib.closing(sqlite3.connect(consortium.folder / "superlink.db", timeout=10)) as database:
+        tables = ("objects", "message_ins", "message_res")
+        return sum(database.execute(f"select count(*) from {table}").fetchone()[0] for table in tables)
 
 
 def test_a_bank_finishes_while_the_superlink_is_down_and_its_answer_is_not_lost(consortium: Consortium) -> None:
