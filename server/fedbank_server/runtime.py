@@ -1,7 +1,7 @@
 """The line from a ``ServerApp``'s process to the SuperLink's private listener: one run, claimed and kept alive.
 
-A run of Flower is made for an app bundle. Ours is a ``pyproject.toml`` without code, because Flower asks for one; nobody
-ever unpacks it.
+A run of Flower is made for an app bundle. Ours is a ``pyproject.toml`` without code, because Flower asks for one;
+nobody ever unpacks it.
 """
 
 import logging
@@ -147,8 +147,8 @@ class RuntimeLine:
                 problem = error
             if time.monotonic() > deadline:
                 raise RunError(
-                    f"Expected the SuperLink at {self._address} to answer within {self._patience_s:.0f} s, got: {problem}. "
-                    "Start it (fedbank server start) and run the campaign again: it goes on where it is."
+                    f"Expected the SuperLink at {self._address} to answer within {self._patience_s:.0f} s, got: "
+                    f"{problem}. Start it (fedbank server start) and run the campaign again: it goes on where it is."
                 )
             self._wait(pause_s)
             pause_s = min(2 * pause_s, _PAUSE_S[1])

@@ -365,6 +365,7 @@ def test_a_roster_that_cannot_be_read_changes_nothing(attacked: Consortium) -> N
 
 
 def refused(who: Access) -> bool:
+    time.sleep(0.25)  # faster would be slowed down
     line = FleetConnection(who)
     try:
         line.deactivate(line.activate())
