@@ -220,6 +220,7 @@ def test_a_question_cannot_make_a_bank_sign_what_the_coordinator_likes() -> None
     inside: list[Exception] = []
     message = _message("query.enrol", _signed(QUESTION, b"x" * 100))
     assert make_client_app(_nobody, inside.append, lambda _: SEAL)(message, _context()).has_error()
+    assert isinstance(inside[0], UpdateError)
 
 
 def test_a_call_becomes_the_request_to_this_bank(small_spec: Any, make_state: Any) -> None:
