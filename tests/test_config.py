@@ -117,6 +117,14 @@ def test_terms_that_hold_anything_else_are_refused(section: str, setting: str, v
         parse_terms(terms)
 
 
+def test_terms_cannot_ask_for_the_banks_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNIT", "record")
+    terms = _terms()
+    terms["privacy"]["unit"] = "${oc.env:UNIT}"
+    with pytest.raises(ConfigError, match="plain values"):
+        parse_terms(terms)
+
+
 @pytest.mark.parametrize("terms", [None, [], {}, "all", {"adapter": {}}, {**_terms(), "more": 1}])
 def test_what_is_no_terms_at_all_is_refused(terms: object) -> None:
     with pytest.raises(ConfigError, match="Expected"):

@@ -81,6 +81,10 @@ class AdapterSpec:
             return self.shapes()
         return {pair.b_name: (pair.num_out, self.rank) for pair in self.pairs}
 
+    def num_trainable(self) -> int:
+        """Parameters that banks train."""
+        return sum(rows * columns for rows, columns in self.trainable_shapes().values())
+
 
 def initial_state(spec: AdapterSpec, *, seed: int) -> dict[str, NDArray[np.float32]]:
     """A with orthonormal rows, B = 0: the adapted model equals the base model.

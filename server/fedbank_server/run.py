@@ -4,7 +4,6 @@ Whatever ends the process, running it again with the same settings continues the
 """
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +78,8 @@ def run_campaign(
     kept, proposal = prepared.kept, prepared.proposal
     if not kept.began and not _propose(prepared, grid, stop, say):
         return None
-    terms = _terms(prepared, kept.accepted())
+    roster = kept.roster(prepared.keys.own.public)
+    terms = campaign_terms(prepared, kept.accepted(), roster.digest())
     store = CampaignStore(kept.state)
     initial = GlobalState(0, initial_state(prepared.spec, seed=proposal.terms.seed))
     campaign = Campaign(terms, store, initial, observer, prepared.keys, stop=stop, status_path=kept.status)
@@ -132,7 +132,12 @@ def _finish(
         say(f"{bank} {'has it' if bank in received else 'has NOT received it: run this again while it is online'}.")
 
 
-def _terms(prepared: Prepared, accepted: Mapping[str, Acceptance]) -> CampaignTerms:
+def campaign_terms(prepared: Prepared, accepted: Mapping[str, Acceptance], roster_digest: str) -> CampaignTerms:
+    """What the rounds go by: the proposal, the consortium's terms, and what the banks that accepted disclosed.
+
+    Raises:
+        UpdateError, ConfigError: a bank's plan cannot be read, or is not about this campaign.
+    """
     proposal, rules = prepared.proposal, prepared.consortium.terms
     training = proposal.terms.training
     declared = proposal.terms.aggregation.weights == "declared"
@@ -147,7 +152,7 @@ def _terms(prepared: Prepared, accepted: Mapping[str, Acceptance]) -> CampaignTe
         {bank: float(consent.declared_size) if declared else 1.0 for bank, consent in accepted.items()},
         {bank: consent.plan_digest for bank, consent in accepted.items()},
         consortium=proposal.consortium,
-        roster_digest=prepared.kept.roster(prepared.keys.own.public).digest(),
+        roster_digest=roster_digest,
         quorum=min(rules.quorum, len(accepted)),
         deadline=DeadlineRule(deadline.factor, deadline.floor_s, deadline.ceiling_s),
         max_attempts=prepared.config.attempts,
@@ -158,7 +163,7 @@ def _terms(prepared: Prepared, accepted: Mapping[str, Acceptance]) -> CampaignTe
 def _norm_bound(proposal: Proposal, spec: AdapterSpec, accepted: Mapping[str, Acceptance]) -> float:
     """What no honest update exceeds, from the terms and the banks' public plans."""
     training = proposal.terms.training
-    parameters = sum(math.prod(shape) for shape in spec.trainable_shapes().values())
+    parameters = spec.num_trainable()
     if training.optimizer == "adam":
         return adam_norm_bound(parameters, training.local_steps, training.learning_rate)
     if any(consent.epsilon is None for consent in accepted.values()):
@@ -167,6 +172,11 @@ def _norm_bound(proposal: Proposal, spec: AdapterSpec, accepted: Mapping[str, Ac
     for bank, consent in accepted.items():
         try:
             plan = json.loads(consent.plan)
+            if float(plan["clip_norm"]) != proposal.terms.privacy.clip_norm:
+                raise ConfigError(
+                    f"Expected {bank} to plan with the campaign's clip norm {proposal.terms.privacy.clip_norm}, got "
+                    f"{plan['clip_norm']!r:.40}. Ask the bank."
+                )
             bounds.append(
                 sgd_norm_bound(
                     parameters,

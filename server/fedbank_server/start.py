@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
+from fedbank.certificates import read_private
 from fedbank.cli import EXIT_OK
 from fedbank.config import config_dir, load_campaign
 from fedbank.durable import open_locked
@@ -88,7 +89,7 @@ def run_command(words: Sequence[str]) -> int:
         grid = stack.enter_context(
             open_grid(
                 prepared.consortium.private,
-                files.operator_token.read_text("ascii").strip(),
+                read_private(files.operator_token).decode().strip(),
                 files.certificate,
                 home=folder / "flower",
                 stop=stop,
@@ -131,7 +132,7 @@ def _serve(folder: Path, consortium: Consortium, say: Callable[[str], None]) -> 
     from fedbank_server.superlink import SuperLinkSettings, serve
 
     files = Files(folder)
-    token = files.operator_token.read_text("ascii").strip()
+    token = read_private(files.operator_token).decode().strip()
     settings = SuperLinkSettings(
         Identity(files.certificate, files.key, files.authority),
         database=folder / "flower" / "superlink.db",

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from fedbank.certificates import read_private
 from fedbank_server.arguments import add_folder, add_json
 from fedbank_server.consortium import Files, find_folder, read_consortium
 from fedbank_server.overview import BankView, Overview, read_overview
@@ -46,7 +47,7 @@ def status_command(words: Sequence[str]) -> int:
 
 def page_address(folder: Path) -> str:
     """Where the live page is, for a browser on the coordinator's machine."""
-    token = Files(folder).operator_token.read_text("ascii").strip()
+    token = read_private(Files(folder).operator_token).decode().strip()
     return f"https://{read_consortium(folder).private}/?token={token}"
 
 
