@@ -1,6 +1,7 @@
 """What a person reads when the line to the coordinator does not work."""
 
 import datetime
+import re
 from email.utils import format_datetime
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def access(authority: Authority, paths: Paths) -> Access:
 
 
 @pytest.mark.parametrize(
-    ("ahead_s", "words"), [(30, "30 s ahead of"), (-400, "400 s behind"), (1, "does not accept this node's signature")]
+    ("ahead_s", "words"), [(30, "3[01] s ahead of"), (-400, "(400|399) s behind"), (1, "does not accept this node's signature")]
 )
 def test_a_wrong_clock_is_named_when_a_signature_is_refused(tmp_path: Path, ahead_s: float, words: str) -> None:
     authority = Authority(tmp_path)
@@ -30,7 +31,7 @@ def test_a_wrong_clock_is_named_when_a_signature_is_refused(tmp_path: Path, ahea
         httpx.Response(401, headers={"date": format_datetime(theirs)}), access(authority, authority.bank("a"))
     )
     assert isinstance(error, DeniedError)
-    assert words in str(error)
+    assert re.search(words, str(error))
 
 
 @pytest.mark.parametrize(
