@@ -15,6 +15,7 @@ from fedbank.adapter.state import PEFT_PREFIX, AdapterSpec, LoraPair
 from fedbank.aggregation.rules import RULES
 from fedbank.aggregation.server_step import ServerStep
 from fedbank.config import NAME, CampaignConfig, TermsConfig, parse_terms
+from fedbank.config.schema import AggregationConfig
 from fedbank.errors import ConfigError, UpdateError
 from fedbank.model.folder import adaptable_layers
 
@@ -96,8 +97,12 @@ class Proposal:
 
     def server_step(self) -> ServerStep:
         """The coordinator's optimizer."""
-        rules = self.terms.aggregation
-        return ServerStep(rules.server_step, rules.learning_rate, rules.beta1, rules.beta2, rules.tau)
+        return server_step_of(self.terms.aggregation)
+
+
+def server_step_of(rules: AggregationConfig) -> ServerStep:
+    """The server step that the settings ask for."""
+    return ServerStep(rules.server_step, rules.learning_rate, rules.beta1, rules.beta2, rules.tau)
 
 
 @dataclass(frozen=True, slots=True)

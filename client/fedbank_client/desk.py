@@ -188,7 +188,7 @@ class Desk:
         """The bank's own data and plan for ``proposal``; what cannot change the result is the bank's own setting."""
         terms = proposal.terms
         data = units_of(self._encode(terms.max_length), terms.privacy.unit)
-        plan = training_plan(terms.privacy, terms.training, data.num_units, terms.training.expected_batch)
+        plan = training_plan(terms.privacy, terms.training, data.num_units)
         own = replace(terms.training, micro_batch=self._config.micro_batch, per_example=self._config.per_example)
         return Agreement(replace(proposal, terms=replace(terms, training=own)), roster, plan, data)
 

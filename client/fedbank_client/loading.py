@@ -22,7 +22,7 @@ def load_resources(config: ClientConfig, say: Callable[[str], None]) -> Resource
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    spec = _spec(config.model)
+    spec = model_spec(config.model)
     check_model_source(spec)
     units, held_out = load_training_units(config.data, config.held_out_fraction, seed=config.seed)
     say(f"{len(units)} customers to train on, {len(held_out)} held out.")
@@ -51,7 +51,8 @@ def model_folder(model: ModelConfig) -> Path:
         ) from error
 
 
-def _spec(model: ModelConfig) -> ModelSpec:
+def model_spec(model: ModelConfig) -> ModelSpec:
+    """Which base model the settings name."""
     return ModelSpec(
         model.name,
         model.path,

@@ -13,11 +13,18 @@ def units_of(data: EncodedUnits, unit: str) -> EncodedUnits:
     return data.by_record() if unit == "record" else data
 
 
-def training_plan(privacy: PrivacyConfig, training: TrainingConfig, units: int, batch: int) -> TrainingPlan:
-    """The plan of a bank with ``units`` (customers, or records) for the whole campaign, from the target epsilon."""
+def training_plan(
+    privacy: PrivacyConfig, training: TrainingConfig, units: int, *, batch: int | None = None, protected: bool = True
+) -> TrainingPlan:
+    """The plan of a bank with ``units`` (customers, or records) for the whole campaign, from the target epsilon.
+
+    Simulations compare: with another expected ``batch`` than the terms', or without protection.
+    """
     num_steps = training.rounds * training.local_steps
-    sampling = Sampling.for_population(units, batch, training.records_per_customer, num_steps)
-    if not privacy.enabled:
+    sampling = Sampling.for_population(
+        units, batch or training.expected_batch, training.records_per_customer, num_steps
+    )
+    if not (privacy.enabled and protected):
         return UnprotectedPlan(sampling)
     if privacy.epsilon is None or privacy.clip_norm is None:
         raise ValueError("privacy is on without epsilon or clip_norm; fedbank.config refuses this")

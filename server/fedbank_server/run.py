@@ -14,9 +14,9 @@ from flwr.serverapp import Grid
 from fedbank.adapter.export import save_adapter
 from fedbank.adapter.state import AdapterSpec, initial_state
 from fedbank.aggregation.deadline import DeadlineRule
-from fedbank.aggregation.norms import adam_norm_bound, sgd_norm_bound
+from fedbank.aggregation.norms import Noise, update_norm_bound
 from fedbank.aggregation.rounds import GlobalState
-from fedbank.aggregation.terms import DEFAULT_MAX_NORM, CampaignTerms
+from fedbank.aggregation.terms import CampaignTerms
 from fedbank.config import CampaignConfig
 from fedbank.errors import ConfigError, RunError, UpdateError
 from fedbank.model.folder import base_digest, tiny_folder
@@ -163,34 +163,34 @@ def campaign_terms(prepared: Prepared, accepted: Mapping[str, Acceptance], roste
 def _norm_bound(proposal: Proposal, spec: AdapterSpec, accepted: Mapping[str, Acceptance]) -> float:
     """What no honest update exceeds, from the terms and the banks' public plans."""
     training = proposal.terms.training
-    parameters = spec.num_trainable()
-    if training.optimizer == "adam":
-        return adam_norm_bound(parameters, training.local_steps, training.learning_rate)
-    if any(consent.epsilon is None for consent in accepted.values()):
-        return DEFAULT_MAX_NORM
-    bounds = []
-    for bank, consent in accepted.items():
-        try:
-            plan = json.loads(consent.plan)
-            if float(plan["clip_norm"]) != proposal.terms.privacy.clip_norm:
-                raise ConfigError(
-                    f"Expected {bank} to plan with the campaign's clip norm {proposal.terms.privacy.clip_norm}, got "
-                    f"{plan['clip_norm']!r:.40}. Ask the bank."
-                )
-            bounds.append(
-                sgd_norm_bound(
-                    parameters,
-                    training.local_steps,
-                    training.learning_rate,
-                    training.momentum,
-                    clip_norm=float(plan["clip_norm"]),
-                    noise_multiplier=float(plan["noise_multiplier"]),
-                    expected_batch=float(plan["sampling"]["expected_batch_size"]),
-                )
-            )
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UpdateError(f"Expected a plan from {bank} that can be read, got something else.") from error
-    return max(bounds)
+    plain = proposal.terms.privacy.epsilon is None
+    noises = None if plain else [_noise(proposal, acceptance) for acceptance in accepted.values()]
+    return update_norm_bound(
+        spec.num_trainable(),
+        training.local_steps,
+        training.optimizer,
+        training.learning_rate,
+        training.momentum,
+        noises,
+    )
+
+
+def _noise(proposal: Proposal, acceptance: Acceptance) -> Noise:
+    try:
+        plan = json.loads(acceptance.plan)
+        found = Noise(
+            float(plan["clip_norm"]),
+            float(plan["noise_multiplier"]),
+            float(plan["sampling"]["expected_batch_size"]),
+        )
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UpdateError(f"Expected a plan from {acceptance.bank} that can be read, got something else.") from error
+    if found.clip_norm != proposal.terms.privacy.clip_norm:
+        raise ConfigError(
+            f"Expected {acceptance.bank} to plan with the campaign's clip norm {proposal.terms.privacy.clip_norm}, got "
+            f"{found.clip_norm}. Ask the bank."
+        )
+    return found
 
 
 def _check_terms(consortium: Consortium, proposal: Proposal) -> None:

@@ -22,7 +22,8 @@ from flwr.supercore.constant import DEFAULT_SIMULATION_CONFIG
 
 from fedbank.privacy.noise import RandomStream
 from fedbank.training.local import train_round
-from fedbank_simulations.campaigns import FEDERATED, local_settings
+from fedbank_client.terms import local_settings
+from fedbank_simulations.campaigns import FEDERATED
 from fedbank_simulations.federation import first_state
 from fedbank_simulations.ray_engine import run_ray
 from fedbank_simulations.resident import resident
@@ -47,7 +48,7 @@ def plain_loop(settings: str) -> float:
                 home.model,
                 member.data,
                 member.plan,
-                local_settings(home.config),
+                local_settings(home.config.training),
                 adapters[name],
                 stream=stream,
                 device=home.base.device,

@@ -12,9 +12,11 @@ from fedbank.data.units import Unit
 from fedbank.model.loading import load_base_model, load_tokenizer
 from fedbank.privacy.noise import RandomStream
 from fedbank_client.bank import Bank, Participation
-from fedbank_simulations.campaigns import FEDERATED, local_settings, lora_settings
+from fedbank_client.loading import model_spec
+from fedbank_client.terms import local_settings, lora_settings
+from fedbank_simulations.campaigns import FEDERATED
 from fedbank_simulations.inline import PARTITION_ID
-from fedbank_simulations.resident import Resident, model_spec, resident
+from fedbank_simulations.resident import Resident, resident
 from fedbank_simulations.scenario import divide
 
 
@@ -29,11 +31,11 @@ class FreshModelBank:
         home = resident(self._settings)
         members = home.members(FEDERATED)
         name = sorted(members)[int(context.node_config[PARTITION_ID])]
-        base = load_base_model(model_spec(home.config))
-        model = AdaptedModel(base.model, lora_settings(home.config))
+        base = load_base_model(model_spec(home.config.model))
+        model = AdaptedModel(base.model, lora_settings(home.config.adapter, home.config.aggregation.rule))
         return Bank(
             name,
-            Participation(FEDERATED, members[name].plan, local_settings(home.config)),
+            Participation(FEDERATED, members[name].plan, local_settings(home.config.training)),
             self._data(home, name),
             lambda: model,
             Path(self._folder) / "banks" / name,
@@ -50,7 +52,7 @@ class UsualBank(FreshModelBank):
     """As Flower's quickstart: tokenizer and tokenised partition are made anew in every call, too."""
 
     def _data(self, home: Resident, name: str) -> EncodedUnits:
-        tokenizer = load_tokenizer(model_spec(home.config))
+        tokenizer = load_tokenizer(model_spec(home.config.model))
         units = _partitions(self._settings)[name][: home.members(FEDERATED)[name].data.num_units]
         return Encoder(tokenizer, home.config.model.max_length).encode(units)
 

@@ -5,20 +5,17 @@
 imaginary bank that trains on as many of them per step as all banks together, under the same epsilon).
 """
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from fedbank.adapter.lora import LoraSettings
 from fedbank.adapter.state import AdapterSpec
-from fedbank.aggregation.norms import adam_norm_bound, sgd_norm_bound
-from fedbank.aggregation.rules import RULES
-from fedbank.aggregation.server_step import ServerStep
+from fedbank.aggregation.norms import Noise, update_norm_bound
 from fedbank.aggregation.terms import CampaignTerms
 from fedbank.config import SimulateConfig
 from fedbank.data.encode import EncodedUnits
-from fedbank.privacy.plan import PrivacyPlan, Sampling, TrainingPlan, UnprotectedPlan, declared_size
-from fedbank.training.local import LocalSettings
+from fedbank.privacy.plan import PrivacyPlan, TrainingPlan, declared_size
+from fedbank.proposal import server_step_of
+from fedbank_client.terms import training_plan, units_of
 from fedbank_simulations.scenario import Scenario, pool
 
 FEDERATED, NONPRIVATE, CENTRALIZED, LOCAL = "federated", "federated_nonprivate", "centralized", "local_only"
@@ -53,32 +50,19 @@ def banks_of(campaign: str, banks: Iterable[str]) -> list[str]:
 
 def members_of(campaign: str, config: SimulateConfig, scenario: Scenario) -> dict[str, Member]:
     """Who takes part in ``campaign``, by bank name. Plans are calibrated here, from declared sizes only."""
-    batch = config.training.expected_batch
+    privacy, training = config.privacy, config.training
+    unit, batch = privacy.unit, training.expected_batch
     if campaign == CENTRALIZED:
-        shares = [_units(config, bank.train) for bank in scenario.banks.values()]
+        shares = [units_of(bank.train, unit) for bank in scenario.banks.values()]
         pooled = pool(shares)
         per_step = sum(min(batch, declared_size(share.num_units)) for share in shares)
-        return {_POOLED: Member(pooled, make_plan(config, pooled.num_units, per_step))}
-    protected = config.privacy.enabled and campaign != NONPRIVATE
-    data = {name: _units(config, scenario.banks[name].train) for name in banks_of(campaign, scenario.banks)}
-    return {name: Member(share, make_plan(config, share.num_units, batch, protected)) for name, share in data.items()}
-
-
-def _units(config: SimulateConfig, data: EncodedUnits) -> EncodedUnits:
-    """The data in the units that the plan protects."""
-    return data.by_record() if config.privacy.unit == "record" else data
-
-
-def make_plan(config: SimulateConfig, units: int, batch: int, protected: bool | None = None) -> TrainingPlan:
-    """The plan of a bank with ``units`` (customers, or records) for the whole campaign, from the target epsilon."""
-    num_steps = config.training.rounds * config.training.local_steps
-    sampling = Sampling.for_population(units, batch, config.training.records_per_customer, num_steps)
-    privacy = config.privacy
-    if not (privacy.enabled if protected is None else protected):
-        return UnprotectedPlan(sampling)
-    if privacy.epsilon is None or privacy.clip_norm is None:
-        raise ValueError("privacy is on without epsilon or clip_norm; load_simulate refuses this")
-    return PrivacyPlan.calibrate(privacy.epsilon, privacy.delta, sampling, privacy.clip_norm, units, privacy.unit)
+        return {_POOLED: Member(pooled, training_plan(privacy, training, pooled.num_units, batch=per_step))}
+    protected = campaign != NONPRIVATE
+    data = {name: units_of(scenario.banks[name].train, unit) for name in banks_of(campaign, scenario.banks)}
+    return {
+        name: Member(share, training_plan(privacy, training, share.num_units, protected=protected))
+        for name, share in data.items()
+    }
 
 
 def make_terms(
@@ -91,7 +75,7 @@ def make_terms(
         campaign,
         spec,
         rules.rule,
-        ServerStep(rules.server_step, rules.learning_rate, rules.beta1, rules.beta2, rules.tau),
+        server_step_of(rules),
         config.training.rounds,
         config.training.local_steps,
         {name: float(declared_size(member.data.num_units)) if declared else 1.0 for name, member in members.items()},
@@ -101,50 +85,15 @@ def make_terms(
 
 
 def _max_update_norm(config: SimulateConfig, spec: AdapterSpec, members: Mapping[str, Member]) -> float:
-    """What no bank's honest update exceeds; infinity for SGD without clipping, where there is no such norm."""
+    """What no bank's honest update exceeds."""
     training = config.training
-    size = sum(math.prod(shape) for shape in spec.trainable_shapes().values())
-    if training.optimizer == "adam":
-        return adam_norm_bound(size, training.local_steps, training.learning_rate)
-    plans = [member.plan for member in members.values()]
-    private = [plan for plan in plans if isinstance(plan, PrivacyPlan)]
-    if len(private) < len(plans):
-        return math.inf
-    return max(
-        sgd_norm_bound(
-            size,
-            training.local_steps,
-            training.learning_rate,
-            training.momentum,
-            clip_norm=plan.clip_norm,
-            noise_multiplier=plan.noise_multiplier,
-            expected_batch=plan.sampling.expected_batch_size,
-        )
-        for plan in private
-    )
-
-
-def local_settings(config: SimulateConfig) -> LocalSettings:
-    """How every bank trains within a round."""
-    training = config.training
-    return LocalSettings(
+    plans = [member.plan for member in members.values() if isinstance(member.plan, PrivacyPlan)]
+    noises = [Noise(plan.clip_norm, plan.noise_multiplier, plan.sampling.expected_batch_size) for plan in plans]
+    return update_norm_bound(
+        spec.num_trainable(),
         training.local_steps,
-        training.learning_rate,
         training.optimizer,
+        training.learning_rate,
         training.momentum,
-        training.micro_batch,
-        training.per_example,
-    )
-
-
-def lora_settings(config: SimulateConfig) -> LoraSettings:
-    """The adapter that the aggregation rule asks for."""
-    adapter = config.adapter
-    return LoraSettings(
-        adapter.rank,
-        adapter.alpha,
-        tuple(adapter.target_modules),
-        trainable=RULES[config.aggregation.rule],
-        last_layers=adapter.last_layers,
-        dropout=adapter.dropout,
+        noises if len(noises) == len(members) else None,
     )

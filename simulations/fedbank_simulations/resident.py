@@ -14,10 +14,12 @@ from flwr.app import Context
 
 from fedbank.adapter.lora import AdaptedModel
 from fedbank.config import SimulateConfig, parse_simulate
-from fedbank.model.loading import BaseModel, ModelSpec, load_base_model, load_tokenizer
+from fedbank.model.loading import BaseModel, load_base_model, load_tokenizer
 from fedbank.privacy.noise import RandomStream
 from fedbank_client.bank import Bank, Participation
-from fedbank_simulations.campaigns import Member, local_settings, lora_settings, members_of
+from fedbank_client.loading import model_spec
+from fedbank_client.terms import local_settings, lora_settings
+from fedbank_simulations.campaigns import Member, members_of
 from fedbank_simulations.inline import PARTITION_ID
 from fedbank_simulations.scenario import Scenario, build_scenario
 
@@ -64,26 +66,13 @@ def resident(settings: str) -> Resident:
     config = parse_simulate(settings)
     if config.simulation.threads is not None:
         torch.set_num_threads(config.simulation.threads)
-    tokenizer = load_tokenizer(model_spec(config))
+    tokenizer = load_tokenizer(model_spec(config.model))
     scenario = build_scenario(config, tokenizer)
-    base = load_base_model(model_spec(config))
-    models = _Models(AdaptedModel(base.model, lora_settings(config)), threading.get_ident())
-    return Resident(config, base, tokenizer, scenario, models)
-
-
-def model_spec(config: SimulateConfig) -> ModelSpec:
-    """Which base model the settings name."""
-    model = config.model
-    return ModelSpec(
-        model.name,
-        model.path,
-        model.identifier,
-        model.revision,
-        model.dtype,
-        model.quantisation,
-        model.gradient_checkpointing,
-        model.device,
+    base = load_base_model(model_spec(config.model))
+    models = _Models(
+        AdaptedModel(base.model, lora_settings(config.adapter, config.aggregation.rule)), threading.get_ident()
     )
+    return Resident(config, base, tokenizer, scenario, models)
 
 
 def bank_folder(campaign_folder: Path, name: str) -> Path:
@@ -118,7 +107,7 @@ class OpenSimulatedBank:
         members, seed, campaign = home.members(self.campaign), home.config.seed, self.campaign
         return Bank(
             name,
-            Participation(campaign, members[name].plan, local_settings(home.config)),
+            Participation(campaign, members[name].plan, local_settings(home.config.training)),
             members[name].data,
             lambda: home.model,
             bank_folder(Path(self.folder), name),

@@ -12,12 +12,13 @@ from fedbank.config import SimulateConfig, parse_simulate, to_yaml
 from fedbank.model.loading import check_model_source
 from fedbank.model.quiet import quiet_libraries
 from fedbank.training.engines import check_engine
+from fedbank_client.loading import model_spec
 from fedbank_simulations.campaigns import FEDERATED, campaign_names
 from fedbank_simulations.federation import campaign_folder, run_campaign
 from fedbank_simulations.folder import RESULTS, choose_output, claimed, open_run
 from fedbank_simulations.progress import shown
 from fedbank_simulations.recorder import read_rounds
-from fedbank_simulations.resident import Resident, model_spec, resident
+from fedbank_simulations.resident import Resident, resident
 from fedbank_simulations.results import write_results
 
 NO_PRIVACY = (
@@ -48,7 +49,7 @@ def simulate(
         config.output = str(output)
         _make_paths_absolute(config)
         settings = to_yaml(config)
-    check_model_source(model_spec(config))
+    check_model_source(model_spec(config.model))
     if not config.privacy.enabled:
         console.print(NO_PRIVACY, style="bold red")
     console.print("Preparing data and model ...", highlight=False)

@@ -1,5 +1,6 @@
 """A campaign keeps to the consortium's terms, before any bank is asked."""
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from fedbank.proposal import Acceptance
 from fedbank_server.consortium import Files
 from fedbank_server.run import campaign_terms, prepare
 
+SOUND = '{"clip_norm": 0.2, "noise_multiplier": 1, "sampling": {"expected_batch_size": 32}}'
 PLAN = "plan:\n  target_epsilon: {epsilon}\n  delta: {delta}\n  unit: customer\n"
 
 
@@ -60,7 +62,7 @@ def test_the_terms_of_the_rounds_follow_from_proposal_consortium_and_acceptances
     overrides = ["training.optimizer=adam", "training.learning_rate=0.01", "aggregation.weights=declared", "attempts=5"]
     prepared = prepare(coordinator, load_campaign(overrides))
     accepted = {
-        bank: Acceptance(bank, prepared.proposal.campaign, "d" * 64, "", size, 8.0)
+        bank: Acceptance(bank, prepared.proposal.campaign, "d" * 64, SOUND, size, 8.0)
         for bank, size in (("bank-a", 1200), ("bank-b", 300))
     }
     terms = campaign_terms(prepared, accepted, "r" * 64)
@@ -68,6 +70,13 @@ def test_the_terms_of_the_rounds_follow_from_proposal_consortium_and_acceptances
     assert (terms.quorum, terms.max_attempts, terms.roster_digest) == (2, 5, "r" * 64)
     assert terms.deadline is not None and terms.deadline.floor_s == 120
     assert terms.max_update_norm == adam_norm_bound(prepared.spec.num_trainable(), 5, 0.01)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_without_privacy_only_adam_has_a_bound(coordinator: Path, optimizer: str) -> None:
+    prepared = prepare(coordinator, load_campaign(["privacy=off", f"training.optimizer={optimizer}"]))
+    accepted = {"bank-a": Acceptance("bank-a", prepared.proposal.campaign, "d" * 64, "", 1200, None)}
+    assert math.isinf(campaign_terms(prepared, accepted, "r" * 64).max_update_norm) == (optimizer == "sgd")
 
 
 def test_a_bank_without_a_readable_plan_cannot_set_the_bound(coordinator: Path) -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from fedbank.config import load_simulate, to_yaml
 from fedbank.privacy.plan import PrivacyPlan, declared_size
-from fedbank_simulations.campaigns import FEDERATED, make_plan, make_terms
+from fedbank_client.terms import training_plan
+from fedbank_simulations.campaigns import FEDERATED, make_terms
 from fedbank_simulations.federation import first_state
 from fedbank_simulations.resident import Resident, resident
 
@@ -21,7 +22,7 @@ def _home(*overrides: str) -> Resident:
 def test_one_customer_more_or_fewer_does_not_show_in_the_plan(customers: tuple[int, int]) -> None:
     """The plan travels; it is made from the declared size, two digits, and from nothing else of the data."""
     config = load_simulate(SMALL)
-    plans = {make_plan(config, count, 16).digest() for count in customers}
+    plans = {training_plan(config.privacy, config.training, count, batch=16).digest() for count in customers}
     assert len(plans) == 1
 
 

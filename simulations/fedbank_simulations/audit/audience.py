@@ -14,7 +14,8 @@ from fedbank.data.encode import EncodedUnits
 from fedbank.errors import ConfigError
 from fedbank.privacy.noise import RandomStream
 from fedbank.training.evaluate import score_records
-from fedbank_simulations.campaigns import FEDERATED, NONPRIVATE, Member, make_plan, members_of
+from fedbank_client.terms import training_plan
+from fedbank_simulations.campaigns import FEDERATED, NONPRIVATE, Member, members_of
 from fedbank_simulations.resident import Resident
 from fedbank_simulations.scenario import pool
 
@@ -36,7 +37,7 @@ class Audience:
         members = members_of(FEDERATED if protected else NONPRIVATE, config, home.scenario)
         chosen = choose(self.candidates, np.flatnonzero(self.included))
         expected = self.others.num_units + self.candidates.num_units // 2
-        plan = make_plan(config, expected, config.training.expected_batch, protected)
+        plan = training_plan(config.privacy, config.training, expected, protected=protected)
         return members | {self.bank: Member(pool([self.others, chosen]), plan)}
 
     def losses(self, home: Resident, adapter: Tensors) -> NDArray[np.float64]:
