@@ -35,6 +35,7 @@ from fedbank.proposal import Acceptance, Proposal
 from fedbank.result import RESULT, Result
 from fedbank.sealing.envelope import open_sealed, seal
 from fedbank.sealing.keys import SigningKey
+from fedbank_client.cli import COMMANDS as CLIENT_COMMANDS
 from fedbank_client.connection import Access, FleetConnection
 from fedbank_client.desk import Desk
 from fedbank_client.egress import Refusal
@@ -44,6 +45,7 @@ from fedbank_client.loading import load_resources
 from fedbank_client.resident import bank_app
 from fedbank_server import flower_hooks as flower
 from fedbank_server.authority import create_consortium, load_authority
+from fedbank_server.cli import COMMANDS as SERVER_COMMANDS
 from fedbank_server.consortium import Files
 from fedbank_server.invitations import invite
 from fedbank_server.members import active_members, admit
@@ -304,9 +306,10 @@ def documented() -> dict[str, tuple[frozenset[str], str]]:
     """Rows of the README's tables: the name in the first cell, names in the second one, the last one."""
     rows = {}
     for line in README.read_text("utf-8").split("## Exactly what leaves")[1].splitlines():
-        cells = [cell.strip() for cell in line.strip().strip("|").split(" | ")]
-        if line.startswith("| `") and len(cells) > 2:
-            rows[cells[0].strip("`")] = frozenset(re.findall(r"`([^`]+)`", cells[1])), cells[-1]
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if line.startswith("| `"):
+            (name, *_) = re.findall(r"`([^`]+)`", cells[0])
+            rows[name] = frozenset(re.findall(r"`([^`]+)`", cells[1])), cells[-1]
     return rows
 
 
@@ -342,3 +345,15 @@ def test_an_update_is_as_large_as_the_readme_says_for_any_adapter(example: Examp
     assert f"{parameters:,} parameters" in text
     assert f"{4 * parameters:,} bytes of numbers" in text
     assert f"{sent['update'].size - 4 * parameters:,} bytes of header" in text
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_the_readmes_of_both_sides_name_commands_and_files_that_exist(side: str) -> None:
+    path = README.parents[1] / side / "README.md"
+    text = path.read_text("utf-8")
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert target.startswith("http") or (path.parent / target).exists(), target
+    known = {"client": CLIENT_COMMANDS.keys(), "server": SERVER_COMMANDS.keys(), "evidence": {"verify", "show"}}
+    named = re.findall(r"\bfedbank (client|server|evidence) ([a-z]+)", text)
+    assert [words for words in named if words[1] not in known[words[0]]] == []
+    assert {command for side_named, command in named if side_named == side} == set(known[side])

@@ -22,7 +22,8 @@ def access(authority: Authority, paths: Paths) -> Access:
 
 
 @pytest.mark.parametrize(
-    ("ahead_s", "words"), [(30, "3[01] s ahead of"), (-400, "(400|399) s behind"), (1, "does not accept this node's signature")]
+    ("ahead_s", "words"),
+    [(30, "3[01] s ahead of"), (-400, "(400|399) s behind"), (1, "does not accept this node's signature")],
 )
 def test_a_wrong_clock_is_named_when_a_signature_is_refused(tmp_path: Path, ahead_s: float, words: str) -> None:
     authority = Authority(tmp_path)
