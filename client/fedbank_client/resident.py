@@ -21,6 +21,8 @@ from fedbank_client.node import NodeSettings, run_node
 from fedbank_client.start import status_file
 
 _LOG = logging.getLogger("fedbank.bank")
+_MAX_MESSAGE_BYTES = 512 * 1024 * 1024
+"""Of the coordinator's messages, which hold the whole adapter; its agreed shape is checked later."""
 
 
 def serve(home: Home, config: ClientConfig, stop: threading.Event, say: Callable[[str], None]) -> None:
@@ -67,4 +69,11 @@ def bank_app(desk: Desk) -> ClientApp:
 
 
 def _access(home: Home) -> Access:
-    return Access(home.addresses[0], home.authority, home.certificate, home.tls_key, home.node_key)
+    return Access(
+        home.addresses[0],
+        home.authority,
+        home.certificate,
+        home.tls_key,
+        home.node_key,
+        max_message_bytes=_MAX_MESSAGE_BYTES,
+    )

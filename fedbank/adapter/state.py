@@ -20,6 +20,11 @@ Released = NewType("Released", Tensors)
 Made where a round of training ends and where an update is parsed, nowhere else.
 """
 
+
+class NotFiniteError(UpdateError):
+    """Tensors of the agreed names and shapes that hold NaN or infinity."""
+
+
 PEFT_PREFIX = "base_model.model."
 """What PEFT puts before the names of a model's layers."""
 
@@ -133,7 +138,7 @@ def from_bytes(
         raise UpdateError(f"Expected a well-formed adapter file, got: {error}. Nothing was used.") from error
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():
-            raise UpdateError(f"Expected finite values, got NaN or infinity in {name!r}. Nothing was used.")
+            raise NotFiniteError(f"Expected finite values, got NaN or infinity in {name!r}. Nothing was used.")
     return tensors, parsed
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedbank.adapter.state import AdapterSpec, Tensors
+from fedbank.adapter.state import AdapterSpec, NotFiniteError, Tensors
 from fedbank.adapter.update import UPDATE, Update
 from fedbank.aggregation.terms import CampaignTerms
 from fedbank.errors import UpdateError
@@ -68,7 +68,7 @@ def admit(content: object, terms: CampaignTerms, expected: Expected, find_key: F
     try:
         update = Update.from_bytes(bytes(opened.payload), terms.adapter)
     except UpdateError as error:
-        check = "finite" if str(error).startswith("Expected finite") else "schema"
+        check = "finite" if isinstance(error, NotFiniteError) else "schema"
         return Refused(opened.signer, check, str(error))
     norm = l2_norm(update.tensors)
     refused = _check(update, norm, opened.signer, terms, expected)

@@ -1,5 +1,6 @@
 """What the coordinator keeps as evidence of a campaign, and tells the operator while it runs."""
 
+import time
 from collections.abc import Callable
 
 from fedbank.aggregation.admit import Refused
@@ -7,19 +8,25 @@ from fedbank.aggregation.rounds import Round
 from fedbank.evidence.log import EvidenceLog
 from fedbank_server.observer import CommittedRound, Observer
 
+_QUIET_S = 60.0
+
 
 class EvidenceObserver(Observer):
     """Every commit, refusal and aborted attempt is an entry; what a round did is also a line for ``say``."""
 
     def __init__(self, log: EvidenceLog, campaign: str, say: Callable[[str], None]) -> None:
         self._log, self._campaign, self._say = log, campaign, say
+        self._told: dict[tuple[str, str], float] = {}
 
     def refused(self, round_number: int, refused: Refused) -> None:
-        """Something was not used."""
-        self._log.append(
-            "update-refused", self._campaign, f"round {round_number}, {refused.bank}: {refused.reason}", "coordinator"
-        )
-        self._say(f"Round {round_number}: not used, from {refused.bank or 'somebody'}: {refused.reason}")
+        """Something was not used; the same of the same bank is told once a minute, so that nobody fills the log."""
+        now, about = time.monotonic(), (refused.bank, refused.check)
+        if now - self._told.get(about, -_QUIET_S) < _QUIET_S:
+            return
+        self._told[about] = now
+        result = f"round {round_number}, {refused.bank or 'somebody'}: {refused.reason}"
+        self._log.append("update-refused", self._campaign, result, "coordinator")
+        self._say(f"Not used, {result}")
 
     def round_committed(self, committed: CommittedRound) -> None:
         """A round is on disk."""

@@ -20,13 +20,14 @@ from fedbank.certificates import read_private
 from fedbank.cli import EXIT_OK
 from fedbank.config import config_dir, load_campaign
 from fedbank.durable import open_locked
-from fedbank.errors import RunError
+from fedbank.errors import ConfigError, RunError
 from fedbank.evidence.log import EVIDENCE, EvidenceLog
 from fedbank.evidence.origin import origin
 from fedbank.sealing.keys import SigningKey
 from fedbank.supervision import UNSUPERVISED, end_with_parent, log_to, stop_on_signals, supervise_itself
 from fedbank_server.arguments import add_folder
 from fedbank_server.consortium import Consortium, Files, find_folder, host_of, read_consortium
+from fedbank_server.limits import MIB, Limits
 from fedbank_server.members import active_members
 
 _PID = "server.pid"
@@ -41,7 +42,16 @@ def start_command(words: Sequence[str]) -> int:
     )
     add_folder(parser)
     parser.add_argument(UNSUPERVISED, action="store_true", help="do not restart after a crash: a service manager does")
+    parser.add_argument(
+        "--max-update-mb",
+        type=int,
+        default=256,
+        metavar="MB",
+        help="largest update of a bank (default: 256)",
+    )
     chosen = parser.parse_args(list(words))
+    if not 1 <= chosen.max_update_mb <= 4096:
+        raise ConfigError(f"Expected --max-update-mb from 1 to 4096, got {chosen.max_update_mb}. 256 is usual.")
     folder = find_folder(chosen.dir)
     console = _console()
     if not chosen.unsupervised:
@@ -53,7 +63,7 @@ def start_command(words: Sequence[str]) -> int:
                 (folder / _PID).unlink(missing_ok=True)
     end_with_parent()
     log_to(folder / "server.log")
-    _serve(folder, read_consortium(folder), console.print)
+    _serve(folder, read_consortium(folder), Limits(max_object_bytes=chosen.max_update_mb * MIB), console.print)
     return EXIT_OK
 
 
@@ -78,6 +88,7 @@ def run_command(words: Sequence[str]) -> int:
     end_with_parent()
     log_to(folder / "run.log")
 
+    from fedbank.aggregation.admit import max_message_bytes
     from fedbank_server.coordinator_grid import open_grid  # Flower takes a second
     from fedbank_server.evidence import EvidenceObserver
     from fedbank_server.run import prepare, run_campaign
@@ -92,6 +103,7 @@ def run_command(words: Sequence[str]) -> int:
                 read_private(files.operator_token).decode().strip(),
                 files.certificate,
                 home=folder / "flower",
+                max_payload_bytes=max_message_bytes(prepared.spec),
                 stop=stop,
             )
         )
@@ -125,7 +137,7 @@ def stop_command(words: Sequence[str]) -> int:
     return EXIT_OK
 
 
-def _serve(folder: Path, consortium: Consortium, say: Callable[[str], None]) -> None:
+def _serve(folder: Path, consortium: Consortium, limits: Limits, say: Callable[[str], None]) -> None:
     from fedbank_server.listeners import Identity
     from fedbank_server.overview import read_overview
     from fedbank_server.status_pages import StatusPages
@@ -141,6 +153,7 @@ def _serve(folder: Path, consortium: Consortium, say: Callable[[str], None]) -> 
         public_host=host_of(consortium.public),
         public_port=_port(consortium.public),
         private_port=_port(consortium.private),
+        limits=limits,
     )
 
     def allowed() -> Mapping[str, tuple[str, str]]:
