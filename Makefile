@@ -8,7 +8,7 @@ TORCH := 2.13.0
 OUTPUT ?= runs/demo
 READY := $(VENV)/.ready
 
-.PHONY: demo test fast check coverage mutants lock clean
+.PHONY: demo test fast check coverage pitfalls mutants lock clean
 
 demo: $(READY)  ## four banks train one adapter together; results in runs/demo
 	@test ! -e $(OUTPUT)/results.json || { echo "$(OUTPUT) holds a finished demo: open $(OUTPUT)/report.html, or run: make demo OUTPUT=runs/another"; exit 2; }
@@ -32,7 +32,10 @@ check: $(READY)  ## style, types, import arrows, documents
 coverage: $(READY)  ## every branch of fedbank/privacy is taken by the fast tests
 	$(BIN)/python -m pytest -q -m "not slow" tests/privacy tests/client tests/training --cov=fedbank.privacy --cov-branch --cov-report=term-missing --cov-fail-under=100
 
-mutants: $(READY)  ## every seeded defect must make its test fail
+pitfalls: $(READY)  ## every seeded defect of the 31 privacy pitfalls must make its test fail
+	$(BIN)/python tests/mutants/run.py --pitfalls
+
+mutants: $(READY)  ## every seeded defect of every guarantee must make its test fail; half an hour
 	$(BIN)/python tests/mutants/run.py
 
 $(READY): pyproject.toml constraints.txt deploy/install_torch.py

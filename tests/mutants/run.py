@@ -1,7 +1,8 @@
 """Applies every fault of the ``*.toml`` files beside it to a copy of the source and expects the named test to notice.
 
-``python tests/mutants/run.py [NAME...]`` exits with 1 if a fault survives or cannot be applied, if its test fails
-already without it, or if one of the privacy pitfalls of docs/pitfalls.md has no fault.
+``python tests/mutants/run.py [--pitfalls | NAME...]`` applies all of them, those of the privacy pitfalls, or those that
+are named. It exits with 1 if a fault survives or cannot be applied, if its test fails already without it, or (unless
+names were given) if one of the pitfalls of docs/pitfalls.md has no fault.
 """
 
 import os
@@ -24,6 +25,7 @@ PITFALLS = {str(number) for number in range(1, 32)}
 """The numbers of docs/pitfalls.md."""
 OWN = "own"
 """Marks a guarantee of ours that is not one of them."""
+ONLY_PITFALLS = "--pitfalls"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ def read_mutants(names: list[str]) -> list[Mutant]:
     """All mutants, or those named."""
     files = sorted((ROOT / "tests" / "mutants").glob("*.toml"))
     mutants = [Mutant(**row) for file in files for row in tomllib.loads(file.read_text("utf-8")).get("mutant", [])]
+    if names == [ONLY_PITFALLS]:
+        names = [mutant.name for mutant in mutants if mutant.pitfall != OWN]
     unknown = set(names) - {mutant.name for mutant in mutants}
     if unknown:
         sys.exit(f"Expected names of mutants, got {sorted(unknown)}.")
@@ -146,7 +150,7 @@ def main(names: list[str]) -> int:
             sys.stdout.write(f"{mutant.pitfall} | {mutant.name} | {mutant.test.removeprefix('tests/')} | {result}\n")
             sys.stdout.flush()
         sys.stdout.write(f"{len(mutants) - failures} of {len(mutants)} killed\n")
-    if names:
+    if names and names != [ONLY_PITFALLS]:
         return 1 if failures else 0
     missing = sorted(PITFALLS - caught, key=int)
     sys.stdout.write(f"{len(PITFALLS & caught)} of {len(PITFALLS)} pitfalls caught; missing: {missing or 'none'}\n")
