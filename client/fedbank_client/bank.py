@@ -2,10 +2,9 @@
 
 What a crash costs. The charge is on disk before any noise is drawn and the finished update is on disk before it is
 sent. A crash before the charge costs nothing. After the finished update is kept, the same bytes are sent again and
-nothing is charged. In between, a replayable stream (simulation, tests) draws the same noise again, which reveals
-nothing new and costs nothing; a secure stream draws fresh noise, and since nobody can prove what became of the first
-draw, the round is charged once more. A round whose update was kept or sent is therefore charged at least once, and
-exactly once unless its execution itself was cut off under a secure stream.
+nothing is charged. In between, the same noise is drawn again, from the key that the bank keeps for the round
+(``fedbank_client.round_keys``) or from a seed (simulation, tests): it is the same release and costs nothing. A round
+whose update was kept or sent is therefore charged exactly once.
 """
 
 import hashlib
@@ -29,6 +28,7 @@ from fedbank.privacy.noise import RandomStream
 from fedbank.privacy.plan import PrivacyPlan, TrainingPlan
 from fedbank.training.engines import check_engine, check_trainable
 from fedbank.training.local import LocalSettings, train_round
+from fedbank_client.round_keys import RoundKeys
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,14 @@ class Bank:
     """One member bank with its data, its model and a folder of its own for ledger and finished updates.
 
     ``model`` is asked for in every round: threads that serve a bank in turn have a model each.
-    ``stream_for_round`` supplies the randomness of a round. A deployed bank passes one that returns
-    ``RandomStream.secure()``; only code, never a configuration, can pass another. ``budget`` are the bank's own
+    ``stream_for_round`` supplies the randomness of a round. A deployed bank passes none: its noise is secure, from keys
+    of its own. Only code, never a configuration, can pass another. ``budget`` are the bank's own
     limits over all of its campaigns, which share one ledger in ``folder``; ``None``: only each campaign's plan counts.
     ``sync=False``, which only code can pass as well, spares a simulation the waiting for its disk.
 
-    The folder holds the ledger, its head, and of each campaign the last finished update, already noised. Nothing
-    else that was computed from customers' records is ever written, whatever fails.
+    The folder holds the ledger, its head, the key of a round that is being computed, and of each campaign the last
+    finished update, already noised. Nothing else that was computed from customers' records is ever written, whatever
+    fails.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Bank:
         model: Callable[[], AdaptedModel],
         folder: Path,
         *,
-        stream_for_round: Callable[[int], RandomStream],
+        stream_for_round: Callable[[int], RandomStream] | None = None,
         device: torch.device,
         budget: Budget | None = None,
         sync: bool = True,
@@ -73,6 +74,7 @@ class Bank:
         self._get_model = model
         self._folder = folder
         self._stream_for_round = stream_for_round
+        self._keys = RoundKeys(folder / "keys", sync=sync)
         self._device = device
         self._sync = sync
         self._ledger = Ledger(folder / LEDGER, name, limit=budget, sync=sync)
@@ -96,6 +98,7 @@ class Bank:
             self._check_books()
         kept = self._finished(parsed.round, base_digest)
         if kept is not None:
+            self._keys.destroy(parsed.campaign, parsed.round)  # a crash may have come in between
             return kept
         update = self._train(parsed, base_digest)
         self._keep(parsed.round, update.to_bytes())
@@ -120,7 +123,7 @@ class Bank:
 
     def _train(self, request: RoundRequest, base_digest: str) -> Update:
         plan, settings = self._participation.plan, self._participation.settings
-        stream = self._stream_for_round(request.round)
+        stream = self._stream(request, base_digest)
         if isinstance(plan, PrivacyPlan):
             self._charge(request.round, base_digest, plan, stream.replay_id)
         change = train_round(
@@ -129,6 +132,11 @@ class Bank:
         return Update(
             request.campaign, request.round, self.name, base_digest, self._plan_digest, settings.num_steps, change
         )
+
+    def _stream(self, request: RoundRequest, base_digest: str) -> RandomStream:
+        if self._stream_for_round is not None:
+            return self._stream_for_round(request.round)
+        return self._keys.stream(request.campaign, request.round, base_digest)
 
     def _charge(self, round_number: int, base_digest: str, plan: PrivacyPlan, replay_id: str | None) -> None:
         event = plan.event(self._participation.settings.num_steps)
@@ -159,7 +167,7 @@ class Bank:
         except UpdateError as error:
             raise RunError(
                 f"Expected the finished update of round {round_number} in {path}, got a damaged file. Delete it to "
-                "train the round again, which a bank with secure noise is charged for again."
+                "train the round again, which is charged again."
             ) from error
         agreed = (self._participation.campaign, self._plan_digest, base_digest)
         return kept if (kept.campaign, kept.plan_digest, kept.base_digest) == agreed else None
@@ -187,9 +195,9 @@ class Bank:
         except OSError as error:
             raise RunError(
                 f"Expected to keep the finished update of round {round_number}, got: {error.strerror or error}. Free "
-                "space and ask for the round again, which a bank with secure noise is charged for again. "
-                "Nothing was sent."
+                "space and ask for the round again: it is charged once. Nothing was sent."
             ) from error
+        self._keys.destroy(self._participation.campaign, round_number)
         self._path(round_number - 1).unlink(missing_ok=True)
         for left in path.parent.glob(f".{path.name}.*"):  # by a crash in the middle of writing
             left.unlink(missing_ok=True)

@@ -87,7 +87,7 @@ class Desk:
         note: Note,
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        stream_for_round: Callable[[int], RandomStream] = lambda _: RandomStream.secure(),
+        stream_for_round: Callable[[int], RandomStream] | None = None,
     ) -> None:
         self._home, self._config, self._resources = home, config, resources
         self._note, self._now, self._stream_for_round = note, now, stream_for_round

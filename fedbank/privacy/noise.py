@@ -1,8 +1,9 @@
 """Random variates from a cryptographic generator, and the Gaussian mechanism on a public grid.
 
-A ``RandomStream`` is a ChaCha20 key stream. ``RandomStream.secure()`` takes its key from the operating system
-and is what a bank uses; ``RandomStream.derived(...)`` takes it from a seed and is for simulations and tests,
-which build one in code: no configuration reaches this choice.
+A ``RandomStream`` is a ChaCha20 key stream. ``RandomStream.secure()`` takes its key from the operating system;
+``RandomStream.kept(key)`` has such a key too, which the bank keeps until the release is finished, so that a crash does
+not draw fresh noise; ``RandomStream.derived(...)`` takes it from a seed and is for simulations and tests, which build
+one in code: no configuration reaches this choice.
 """
 
 import hashlib
@@ -17,14 +18,15 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 from torch import Tensor
 
+KEY_BYTES = 32
 _NONCE = bytes(16)  # one key, one stream: every stream has a key of its own
 
 
 class RandomStream:
     """Uniform and normal variates from one ChaCha20 key stream (RFC 8439, section 2.4).
 
-    ``replay_id`` is ``None`` for a secure stream. For a derived stream it names the key, so that a ledger can
-    tell that the same release was computed again (which reveals nothing new) from a second, fresh release.
+    ``replay_id`` is ``None`` for a secure stream. For any other it names the key without telling it, so that a ledger
+    can tell that the same release was computed again (which reveals nothing new) from a second, fresh release.
     """
 
     def __init__(self, key: bytes, replay_id: str | None) -> None:
@@ -34,7 +36,14 @@ class RandomStream:
     @classmethod
     def secure(cls) -> "RandomStream":
         """A stream that nobody can predict or draw again."""
-        return cls(secrets.token_bytes(32), replay_id=None)
+        return cls(fresh_key(), replay_id=None)
+
+    @classmethod
+    def kept(cls, key: bytes) -> "RandomStream":
+        """The stream of a secret random key (``fresh_key``) that is kept for one release and destroyed after it."""
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"expected a key of {KEY_BYTES} bytes, got {len(key)}")
+        return cls(key, replay_id=hashlib.sha256(b"fedbank-kept-stream/1" + key).hexdigest()[:32])
 
     @classmethod
     def derived(cls, *context: str | int) -> "RandomStream":
@@ -50,6 +59,11 @@ class RandomStream:
     def normal(self, count: int) -> NDArray[np.float64]:
         """``count`` standard normal variates, by inversion of the distribution function."""
         return np.asarray(ndtri(self.uniform(count)), dtype=np.float64)
+
+
+def fresh_key() -> bytes:
+    """A key from the operating system's generator."""
+    return secrets.token_bytes(KEY_BYTES)
 
 
 def add_gaussian(sums: tuple[Tensor, ...], std: float, grid: float, stream: RandomStream) -> tuple[Tensor, ...]:

@@ -36,7 +36,12 @@ def _derived(number: int) -> RandomStream:
 
 
 def _secure(number: int) -> RandomStream:
+    """Never the same again, as if a bank forgot its keys."""
     return RandomStream.secure()
+
+
+KEPT = None
+"""What a deployed bank has: secure noise from keys of its own."""
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +56,7 @@ def open_bank(
     """A bank and its ledger; opening it again is a restart."""
 
     def open_it(
-        streams: Streams = _derived,
+        streams: Streams | None = _derived,
         plan: Any = PLAN,
         campaign: str = "spring",
         budget: Budget | None = None,
@@ -107,7 +112,7 @@ def test_nothing_but_the_agreed_fields_leaves(open_bank: Any, model: AdaptedMode
     assert len(content) == 8 + int.from_bytes(content[:8], "little") + 4 * sum(p.numel() for p in model.parameters)
 
 
-@pytest.mark.parametrize("streams", [_derived, _secure], ids=["derived", "secure"])
+@pytest.mark.parametrize("streams", [_derived, _secure, KEPT], ids=["derived", "secure", "kept"])
 @pytest.mark.parametrize("restart", [False, True], ids=["running", "restarted"])
 def test_asking_twice_gives_the_same_bytes_and_one_charge(
     open_bank: Any, model: AdaptedModel, streams: Streams, restart: bool
@@ -165,7 +170,7 @@ def test_what_was_not_agreed_is_refused_and_costs_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("streams", [_derived, _secure], ids=["derived", "secure"])
+@pytest.mark.parametrize("streams", [_derived, _secure, KEPT], ids=["derived", "secure", "kept"])
 def test_the_charge_is_on_disk_before_anything_is_trained(
     open_bank: Any, model: AdaptedModel, streams: Streams
 ) -> None:
@@ -187,7 +192,80 @@ def test_the_charge_is_on_disk_before_anything_is_trained(
     assert len(ledger.charges()) == 1
     bank, ledger = open_bank(streams)
     bank.train(_request(model))
-    assert len(ledger.charges()) == (1 if streams is _derived else 2)
+    assert len(ledger.charges()) == (2 if streams is _secure else 1)
+
+
+def _crash(bank: Bank, model: AdaptedModel, request: bytes) -> None:
+    """Cut the computation off after its charge."""
+
+    def fail(*args: object) -> None:
+        raise MemoryError("the machine went away")
+
+    handle = model.base.model.register_forward_pre_hook(fail)
+    try:
+        with pytest.raises(MemoryError):
+            bank.train(request)
+    finally:
+        handle.remove()
+
+
+def _keys(folder: Path) -> list[Path]:
+    return sorted(folder.glob("keys/*"))
+
+
+def test_the_key_of_a_round_is_its_owners_only_and_is_destroyed_when_the_update_is_kept(
+    open_bank: Any, model: AdaptedModel, tmp_path: Path
+) -> None:
+    bank, _ = open_bank(KEPT)
+    _crash(bank, model, _request(model))
+    (key,) = _keys(tmp_path)
+    assert key.stat().st_mode & 0o777 == 0o600 and key.stat().st_size == 32
+    secret = key.read_bytes()
+    bank, _ = open_bank(KEPT)
+    update = bank.train(_request(model)).to_bytes()
+    assert _keys(tmp_path) == []
+    others = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert not any(secret in content or secret.hex().encode() in content for content in [update, *others])
+
+
+def test_rounds_and_adapters_have_keys_of_their_own(open_bank: Any, model: AdaptedModel, tmp_path: Path) -> None:
+    bank, ledger = open_bank(KEPT)
+    for number, shift in ((1, 0.0), (1, 0.5), (2, 0.0)):
+        _crash(bank, model, _request(model, number, shift=shift))
+    assert len({path.read_bytes() for path in _keys(tmp_path)}) == 3
+    assert len({charge.replay_id for charge in ledger.charges()}) == 3
+
+
+def test_a_key_that_outlived_its_round_is_destroyed_when_the_update_is_sent_again(
+    open_bank: Any, model: AdaptedModel, tmp_path: Path
+) -> None:
+    """Killed between keeping the update and destroying the key."""
+    bank, _ = open_bank(KEPT)
+    _crash(bank, model, _request(model))
+    (key,) = _keys(tmp_path)
+    content = key.read_bytes()
+    bank.train(_request(model))
+    key.write_bytes(content)
+    bank.train(_request(model))
+    assert _keys(tmp_path) == []
+
+
+def test_without_a_key_on_disk_nothing_is_charged(open_bank: Any, model: AdaptedModel, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("not a folder")
+    bank, ledger = open_bank(KEPT)
+    with pytest.raises(RunError, match=r"Expected to keep the key of round 1.*Nothing was charged"):
+        bank.train(_request(model))
+    assert ledger.charges() == []
+
+
+def test_a_damaged_key_is_refused(open_bank: Any, model: AdaptedModel, tmp_path: Path) -> None:
+    bank, ledger = open_bank(KEPT)
+    _crash(bank, model, _request(model))
+    (key,) = _keys(tmp_path)
+    key.write_bytes(b"short")
+    with pytest.raises(RunError, match="Expected 32 bytes"):
+        bank.train(_request(model))
+    assert len(ledger.charges()) == 1
 
 
 def test_rounds_are_charged_across_restarts(open_bank: Any, model: AdaptedModel) -> None:

@@ -5,13 +5,13 @@ is a real ``Bank`` with the tiny Qwen3 that ships with the package, in a process
 (so that a restart need not import torch), asks for rounds over a pipe, and kills at a random moment of a phase chosen
 at random. The bank tells its phase through shared memory, by marks that change nothing about what it does.
 
-Half of the kills meet a bank with secure noise, half one with a replayable stream. After every kill:
+Half of the kills meet a bank as it is deployed, with secure noise and keys that it keeps for a round, half one with a
+replayable stream. After every kill:
 
-* the ledger verifies, and the bank's folder holds ledger, head and finished updates only;
-* every update that is on disk or came out has its charge, and there are at least as many charges as executions that
-  began to draw noise: the ledger is never below the true spend;
-* with a replayable stream no round is charged twice, with a secure one no more often than it was executed: once, and
-  once more for every kill that it met.
+* the ledger verifies, and the bank's folder holds ledger, head, finished updates and at most one round's key only;
+* every update that is on disk or came out has its charge, and so has every round that began to draw noise: the ledger
+  is never below the true spend;
+* no round is charged twice.
 
 At the end of a campaign with a replayable stream the adapter is, bit by bit, that of a campaign without a kill.
 SIGKILL takes the process, not the machine: that a charge survives a power failure too rests on fsync, whose order
@@ -150,12 +150,13 @@ class Setting:
     def bank(self, folder: Path, *, secure: bool) -> Bank:
         """The bank as it starts up."""
 
-        def stream(number: int) -> RandomStream:
-            return RandomStream.secure() if secure else RandomStream.derived("kill-loop", number)
+        def derived(number: int) -> RandomStream:
+            return RandomStream.derived("kill-loop", number)
 
         participation = Participation(CAMPAIGN, self.plan, LocalSettings(STEPS, 0.05))
         device = torch.device("cpu")
-        return Bank(NAME, participation, self.data, lambda: self.model, folder, stream_for_round=stream, device=device)
+        streams = None if secure else derived
+        return Bank(NAME, participation, self.data, lambda: self.model, folder, stream_for_round=streams, device=device)
 
 
 class BankProcess:
@@ -267,20 +268,21 @@ class Books:
 
     setting: Setting
     folder: Path
-    secure: bool
     executions_before: int
     sent: list[Update] = field(default_factory=list)
-    kills: Counter[int] = field(default_factory=Counter)
+    drawn: set[int] = field(default_factory=set)
 
     def check(self) -> list[str]:
         """What is wrong, in words; ``PrivacyError`` if the ledger does not verify."""
         charges = Ledger(self.folder / LEDGER, NAME).charges()
         wrong = [*self._lost(charges), *self._charged_twice(charges)]
-        executed = BOARD.executions - self.executions_before
-        if self.secure and len(charges) < executed:
-            wrong.append(f"{executed} executions drew noise, {len(charges)} are charged")
+        if free := self.drawn - {charge.round for charge in charges}:
+            wrong.append(f"the rounds {sorted(free)} drew noise and are not charged")
+        if len(keys := list(self.folder.glob("keys/*.key"))) > 1:
+            wrong.append(f"{len(keys)} keys are kept, of more than one round")
         for path in self.folder.rglob("*"):
-            known = path.parent.name == "finished" and path.name.removeprefix(".").split(".")[1] == "safetensors"
+            ending = {"finished": ".safetensors", "keys": ".key"}.get(path.parent.name)
+            known = ending is not None and ending in path.name
             if path.is_file() and not known and path.name not in (LEDGER, "ledger.head"):
                 wrong.append(f"{path.name} was left on disk")
         return wrong
@@ -294,9 +296,8 @@ class Books:
 
     def _charged_twice(self, charges: list[Charge]) -> Iterator[str]:
         for number, count in Counter(charge.round for charge in charges).items():
-            allowed = 1 + self.kills[number] if self.secure else 1
-            if count > allowed:
-                yield f"round {number} is charged {count} times, at most {allowed} are due"
+            if count > 1:
+                yield f"round {number} is charged {count} times"
 
 
 @dataclass
@@ -315,7 +316,7 @@ def run_campaign(
     setting: Setting, folder: Path, kills: int, rounds: int, rng: np.random.Generator, *, secure: bool
 ) -> tuple[Figures, str]:
     """Rounds with ``kills`` kills, at least ``rounds`` rounds; figures and the digest of the last adapter."""
-    figures, books = Figures(), Books(setting, folder, secure, BOARD.executions)
+    figures, books = Figures(), Books(setting, folder, BOARD.executions)
     adapter = initial_state(setting.model.spec, seed=0)
     process = BankProcess(setting, folder, secure=secure)
     number, target = 1, None
@@ -327,8 +328,9 @@ def run_campaign(
         answer, killed = _wait(process, target, rng)
         if killed:
             figures.kills[BOARD.phase] += 1
-            books.kills[number] += 1
             target = None
+        if BOARD.executions > before:
+            books.drawn.add(number)
         if answer is not None:
             figures.sent_again += BOARD.executions == before
             update = Update.from_bytes(answer, setting.model.spec)
@@ -340,6 +342,8 @@ def run_campaign(
             process = BankProcess(setting, folder, secure=secure)
     process.kill()
     figures.wrong += books.check()
+    if answer is not None and list(folder.glob("keys/*.key")):
+        figures.wrong.append("a key outlived its round")
     figures.rounds = number - 1
     figures.charges = len(Ledger(folder / LEDGER, NAME).charges())
     figures.executions = BOARD.executions - books.executions_before
