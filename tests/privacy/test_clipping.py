@@ -100,10 +100,28 @@ def test_no_units_make_a_zero_sum_of_the_right_shapes() -> None:
     assert total.sensitivity == CLIP_NORM
 
 
-def test_half_precision_gradients_are_clipped_in_single_precision() -> None:
+@pytest.mark.parametrize("count", [1023, 4095])
+def test_one_unit_more_changes_a_sum_over_thousands_by_no_more_than_the_clip_norm(count: int) -> None:
+    """Aligned gradients, in micro-batches that shift by one: in fp32 the change is up to 1.0007 clip norms."""
+    rng = torch.Generator().manual_seed(0)
+    direction = torch.randn(1, 16, generator=rng)
+    rows = direction * (0.2 + torch.rand(count, 1, generator=rng)) / direction.norm()
+
+    def total(grads: torch.Tensor) -> torch.Tensor:
+        parts = [clip_and_sum([part], CLIP_NORM) for part in torch.split(grads, 64)]
+        whole = parts[0]
+        for part in parts[1:]:
+            whole = whole.plus(part)
+        return whole.tensors[0].double()
+
+    change = total(torch.cat([direction * 9, rows])) - total(rows)
+    assert float(change.norm()) <= CLIP_NORM
+
+
+def test_half_precision_gradients_are_clipped_in_double_precision() -> None:
     grads = torch.full((300, 64), 1.0, dtype=torch.bfloat16)
     (tensor,) = clip_and_sum([grads], CLIP_NORM).tensors
-    assert tensor.dtype == torch.float32
+    assert tensor.dtype == torch.float64
     assert float(tensor[0]) == pytest.approx(300 * CLIP_NORM / 8, rel=1e-5)
 
 

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import ndtri
 from scipy.stats import kstest
 
-from fedbank.privacy.noise import RandomStream, add_gaussian
+from fedbank.privacy.noise import RandomStream, add_gaussian, invert
 
 COUNT = 40_000
 
@@ -122,3 +123,28 @@ def test_rounding_to_the_grid_comes_after_the_noise_and_costs_no_sensitivity() -
     (one,) = add_gaussian((without,), 1e-4, grid, RandomStream.derived("rounding"))
     (other,) = add_gaussian((with_customer,), 1e-4, grid, RandomStream.derived("rounding"))
     assert abs(float((other - one).double().mean()) / grid) < 0.001
+
+
+@pytest.mark.parametrize("bits", [2, 8, 20, 23, 24, 25, 33, 40, 50, 60])
+@pytest.mark.parametrize("sign", [0, 1])
+def test_variates_far_out_lie_closer_together_than_the_points_of_any_grid(bits: int, sign: int) -> None:
+    """Else some points could be reached from one sum and not from its neighbour, and would tell them apart."""
+    x = 2 ** (64 - bits)
+    raw = np.array([2 * x + sign, 2 * x + sign, 2 * (x + 1) + sign], "<u8")
+
+    def uniform(count: int) -> np.ndarray:
+        return np.array([0.25, 0.25 + 2.0**-52, 0.25])[:count]
+
+    low, next_up, one_up = invert(raw, uniform)
+    assert (low > 0) == bool(sign) and abs(low) > 0
+    nearest = abs(next_up - low) if x < 2**40 else abs(one_up - low)
+    assert nearest < 2.0**-40
+    assert abs(low) == pytest.approx(-ndtri(2.0**-bits), rel=1e-3)
+
+
+def test_both_tails_are_as_likely_and_as_long() -> None:
+    raw = np.random.default_rng(0).integers(0, 2**64, 100_000, np.uint64)
+    half = np.full(100_000, 0.5)
+    up, down = invert(raw | np.uint64(1), lambda n: half[:n]), invert(raw & ~np.uint64(1), lambda n: half[:n])
+    assert np.array_equal(up, -down)
+    assert np.isfinite(invert(np.array([0, 1, 2**64 - 1, 2**64 - 2], "<u8"), lambda n: half[:n])).all()
