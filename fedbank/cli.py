@@ -41,9 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_USER_ERROR
     except OSError as error:
         where = f" at {error.filename}" if error.filename else ""
+        resume = "; a simulation continues with fedbank simulate resume=DIR" if words[:1] == ["simulate"] else ""
         sys.stderr.write(
             f"Expected to read and write files, got: {error.strerror or error}{where}. Free space or mend the "
-            "permissions; a simulation continues with fedbank simulate resume=DIR.\n"
+            f"permissions{resume}.\n"
         )
         return EXIT_USER_ERROR
     except KeyboardInterrupt:

@@ -3,17 +3,20 @@
 import argparse
 import json
 import math
+import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from fedbank.errors import RunError
+from fedbank.errors import PrivacyError, RunError
 from fedbank.privacy.ledger import LEDGER, Book, read_ledger
-from fedbank_client.home import BANK_FILE, TRAINING, find_home
+from fedbank_client.home import BANK_FILE, TRAINING, Home, find_home
+from fedbank_client.policy import read_policy
 
 _DEFAULT_DELTA = 1e-5
 _PLOT_POINTS = 60
@@ -36,9 +39,9 @@ def _verify(words: Sequence[str]) -> int:
         "earlier is part of this ledger.",
     )
     _add_folder(parser)
-    parser.add_argument("--contains", metavar="HASH", help="a hash that an earlier verify printed")
+    parser.add_argument("--contains", type=_line_hash, metavar="HASH", help="a hash that an earlier verify printed")
     chosen = parser.parse_args(list(words))
-    book = _open(chosen.folder)
+    book = _open(*_place(chosen))
     if chosen.contains is not None and chosen.contains not in book.hashes:
         raise RunError(
             f"Expected the ledger of {book.bank} to go on from a line with hash {chosen.contains:.80}, got none. It "
@@ -58,19 +61,19 @@ def _budget(words: Sequence[str]) -> int:
         prog="fedbank client budget",
         description="Privacy that a bank's customers have spent: the epsilon of everything executed in all campaigns "
         "together, from the bank's own ledger, which is verified first. Epsilons of campaigns do not add up to the "
-        "total: compositions cost less than their sum.",
+        "total: compositions cost less than their sum. Limits and delta are those of the bank's policy.yaml, if its "
+        "folder has one; options show others.",
         epilog="fedbank client budget verify DIR only checks the ledger.",
     )
     _add_folder(parser)
-    parser.add_argument("--delta", type=float, default=_DEFAULT_DELTA, help="delta of every epsilon (default: 1e-5)")
+    parser.add_argument("--delta", type=float, help="delta of every epsilon (default: the policy's, else 1e-5)")
     parser.add_argument("--max-epsilon", type=float, metavar="E", help="limit over all campaigns, to show what is left")
     parser.add_argument("--max-epsilon-per-campaign", type=float, metavar="E", help="limit for each campaign")
-    parser.add_argument("--plot", type=Path, metavar="FILE.html", help="draw epsilon over time into a page")
+    parser.add_argument("--plot", type=_page, metavar="FILE.html", help="draw epsilon over time into a page")
     chosen = parser.parse_args(list(words))
-    book = _open(chosen.folder)
-    from fedbank.privacy.budget import Budget  # the accountant takes a second to load
-
-    budget = Budget(chosen.max_epsilon, chosen.max_epsilon_per_campaign, chosen.delta)
+    folder, home = _place(chosen)
+    book = _open(folder, home)
+    budget = _limits(chosen, home)
     statement = _statement(book, budget)
     moments = budget.over_time(book.charges, _PLOT_POINTS) if chosen.json or chosen.plot is not None else []
     if chosen.plot is not None:
@@ -86,31 +89,83 @@ def _budget(words: Sequence[str]) -> int:
 
 
 def _add_folder(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
         "folder",
         type=Path,
         nargs="?",
         metavar="DIR",
         help="of a simulation, RUN/banks/BANK; default: the bank's folder, FEDBANK_HOME or the current one",
     )
+    where.add_argument("--dir", type=Path, metavar="DIR", help="the same, as other commands take it")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
 
 
-def _open(given: Path | None) -> Book:
-    folder = _ledger_folder(given)
-    path = folder / LEDGER
-    if not path.exists() and not path.with_suffix(".head").exists():
-        inside = sorted(found.parent for found in folder.glob(f"banks/*/{LEDGER}"))
-        hint = f" It holds the banks of a simulation: give {inside[0]}, for example." if inside else ""
-        raise RunError(f"Expected a bank's folder with {LEDGER}, got {folder} without one.{hint}")
-    return read_ledger(path)
+def _line_hash(text: str) -> str:
+    if not re.fullmatch("[0-9a-fA-F]{64}", text):
+        raise RunError(
+            f"Expected --contains with the 64 hex digits that an earlier verify printed, got {text!r:.80}. Copy them "
+            "whole; the ledger was not looked at."
+        )
+    return text.lower()
 
 
-def _ledger_folder(given: Path | None) -> Path:
-    """The folder that was named, or the part of a deployed bank's folder that holds its ledger."""
+def _page(text: str) -> Path:
+    """A place for a page, looked at before the accountant begins."""
+    path = Path(text)
+    if path.is_dir():
+        raise RunError(f"Expected --plot with the name of a file, got the folder {path}. Add a name to it.")
+    if not path.parent.is_dir():
+        raise RunError(f"Expected --plot in a folder that exists, got {path}. Make the folder, or name another.")
+    return path
+
+
+def _limits(chosen: argparse.Namespace, home: Home | None) -> Any:
+    """What the bank's policy allows, unless options say otherwise; without a policy there are no limits."""
+    from fedbank.privacy.budget import Budget  # the accountant takes a second to load
+
+    own = Budget(None, None, _DEFAULT_DELTA) if home is None else read_policy(home.policy).budget()
+    named = {
+        "max_epsilon_total": chosen.max_epsilon,
+        "max_epsilon_per_campaign": chosen.max_epsilon_per_campaign,
+        "delta": chosen.delta,
+    }
+    return replace(own, **{name: value for name, value in named.items() if value is not None})
+
+
+def _place(chosen: argparse.Namespace) -> tuple[Path, Home | None]:
+    """The folder of the ledger, and the deployed bank's folder that it is a part of."""
+    given: Path | None = chosen.dir or chosen.folder
     if given is not None and not (given / BANK_FILE).exists():
-        return given
-    return find_home(given).folder / TRAINING
+        return given, None
+    home = find_home(given)
+    return home.folder / TRAINING, home
+
+
+def _open(folder: Path, home: Home | None) -> Book:
+    path = folder / LEDGER
+    if not path.exists():
+        raise _missing(folder)
+    book = read_ledger(path)
+    if home is not None and book.bank and book.bank != home.bank:
+        raise PrivacyError(
+            f"Expected the ledger of {home.bank}, whose folder {home.folder} is, got that of {book.bank}. Put back "
+            f"{home.bank}'s own ledger and take part in no round until then."
+        )
+    return book
+
+
+def _missing(folder: Path) -> PrivacyError | RunError:
+    """A head is only ever written after its ledger: alone, it tells of charges that were made."""
+    path = folder / LEDGER
+    if path.with_suffix(".head").exists():
+        return PrivacyError(
+            f"Expected the ledger {path}, got only its head: the ledger is lost, and with it what the customers have "
+            "spent. Restore its newest copy from the backup and take part in no round until then."
+        )
+    inside = sorted(found.parent for found in folder.glob(f"banks/*/{LEDGER}"))
+    hint = f" It holds the banks of a simulation: give {inside[0]}, for example." if inside else ""
+    return RunError(f"Expected a bank's folder with {LEDGER}, got {folder} without one.{hint}")
 
 
 def _about(book: Book) -> dict[str, Any]:

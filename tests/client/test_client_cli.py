@@ -9,12 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from fedbank.cli import main
 from fedbank.errors import FedBankError, PrivacyError, RunError
 from fedbank.privacy.accounting import PrivacyEvent, compute_epsilon
 from fedbank.privacy.budget import Budget, Moment
 from fedbank.privacy.ledger import Charge, Ledger
+from fedbank.sealing.keys import SigningKey
 from fedbank_client.cli import client_command
+from fedbank_client.home import TRAINING, Home, write_home
 from fedbank_client.plot import draw, write_page
+from fedbank_client.policy import POLICY, TEMPLATE
 
 DELTA = 1e-5
 
@@ -32,6 +36,19 @@ def folder(tmp_path: Path) -> Path:
     for number in (1, 2, 3, 4):
         charge(ledger, "autumn", number, (0.2, 3.0))
     return tmp_path / "run" / "banks" / "bank-a"
+
+
+@pytest.fixture
+def deployed(tmp_path: Path) -> Path:
+    """A member's folder: limits of 3 and 2 at delta 1e-6 in its policy, and a ledger with one campaign."""
+    home = tmp_path / "bank-a"
+    home.mkdir()
+    key = SigningKey.derived("coordinator").public
+    write_home(Home(home, "bank-a", "Test Consortium", ("localhost:9443",), key), home)
+    policy = TEMPLATE.replace("campaign: 4.0", "campaign: 2.0").replace("total: 8.0", "total: 3.0")
+    (home / POLICY).write_text(policy.replace("delta: 1.0e-5", "delta: 1.0e-6"))
+    charge(Ledger(home / TRAINING / "ledger.jsonl", "bank-a"), "spring", 1, (0.05, 1.1))
+    return home
 
 
 def epsilon(*events: tuple[float, float, int]) -> float:
@@ -57,6 +74,61 @@ def test_json_tells_what_is_spent_and_left(folder: Path, capsys: pytest.CaptureF
     )
     assert [moment["campaign"] for moment in printed["over_time"]] == ["spring"] * 3 + ["autumn"] * 4
     assert printed["over_time"][-1]["epsilon"] == printed["total"]["epsilon"]
+
+
+LIMITS = ("max_epsilon", "max_epsilon_per_campaign", "delta")
+
+
+@pytest.mark.parametrize(
+    ("words", "limits"),
+    [
+        ([], (3.0, 2.0, 1e-6)),
+        (["--max-epsilon", "5"], (5.0, 2.0, 1e-6)),
+        (["--max-epsilon-per-campaign", "2.5", "--delta", "1e-7"], (3.0, 2.5, 1e-7)),
+    ],
+    ids=["policy", "total", "campaign and delta"],
+)
+def test_a_members_limits_are_those_of_its_policy_unless_options_say_otherwise(
+    deployed: Path, words: list[str], limits: tuple[float, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert client_command(["budget", str(deployed), "--json", *words]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert tuple(printed[name] for name in LIMITS) == limits
+    left = printed["campaigns"][0]["epsilon_left"]
+    assert left == pytest.approx(limits[1] - printed["campaigns"][0]["epsilon"], abs=2e-4)
+
+
+def test_a_member_without_its_policy_is_told_so(deployed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (deployed / POLICY).unlink()
+    assert main(["client", "budget", str(deployed)]) == 2
+    assert POLICY in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [[], ["verify"]], ids=["budget", "verify"])
+def test_the_folder_may_be_given_as_in_all_other_commands(
+    deployed: Path, words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert client_command(["budget", *words, str(deployed), "--json"]) == 0
+    named = capsys.readouterr().out
+    assert client_command(["budget", *words, "--dir", str(deployed), "--json"]) == 0
+    assert capsys.readouterr().out == named
+    monkeypatch.setenv("FEDBANK_HOME", str(deployed))
+    assert client_command(["budget", *words, "--json"]) == 0
+    assert capsys.readouterr().out == named
+    with pytest.raises(SystemExit):
+        client_command(["budget", *words, str(deployed), "--dir", str(deployed)])
+
+
+@pytest.mark.parametrize("words", [[], ["verify"]], ids=["budget", "verify"])
+def test_a_members_folder_with_the_ledger_of_another_bank_is_refused(
+    deployed: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("ledger.jsonl", "ledger.head"):
+        (deployed / TRAINING / name).unlink()
+    charge(Ledger(deployed / TRAINING / "ledger.jsonl", "bank-z"), "spring", 1, (0.05, 1.1))
+    assert main(["client", "budget", *words, str(deployed)]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and "ledger of bank-a" in said.err and "that of bank-z" in said.err
 
 
 def test_a_person_reads_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,6 +203,26 @@ def test_the_plot_is_one_page_with_the_curve_and_the_limit(folder: Path, capsys:
     assert "limit" not in file.read_text("utf-8")
 
 
+def test_a_plot_needs_a_folder_that_is_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new = folder.parent / "new" / "budget.html"
+    assert main(["client", "budget", str(folder), "--plot", str(new)]) == 2
+    assert "a folder that exists" in capsys.readouterr().err and not new.parent.exists()
+    assert main(["client", "budget", str(folder), "--plot", str(folder.parent)]) == 2
+    assert "the name of a file" in capsys.readouterr().err
+
+
+def test_how_a_simulation_continues_is_said_of_simulations_alone(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    impossible = "x" * 300  # ENAMETOOLONG
+    assert main(["client", "budget", str(folder), "--plot", impossible]) == 2
+    said = capsys.readouterr().err
+    assert "File name too long" in said and said.endswith("mend the permissions.\n")
+    assert main(["simulate", f"output={impossible}"]) == 2
+    said = capsys.readouterr().err
+    assert "File name too long" in said and said.endswith("fedbank simulate resume=DIR.\n")
+
+
 def test_names_in_a_plot_are_text(tmp_path: Path) -> None:
     moments = [Moment("2026-01-01T00:00:00+00:00", "<b>&", 1.0), Moment("2026-01-02T00:00:00+00:00", "x", 2.0)]
     write_page(tmp_path / "p.html", "<i>bank", Budget(None, None, DELTA), moments)
@@ -178,6 +270,15 @@ def test_a_hash_that_was_written_down_finds_a_ledger_that_was_replaced(
         client_command(["budget", "verify", str(folder), "--contains", noted])
 
 
+@pytest.mark.parametrize("given", ["", "none", "ab" * 31, "ab" * 33, "zz" * 32])
+def test_a_hash_that_is_none_is_not_held_against_the_ledger(
+    folder: Path, given: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["client", "budget", "verify", str(folder), "--contains", given]) == 2
+    said = capsys.readouterr().err
+    assert "64 hex digits" in said and "replaced" not in said
+
+
 DAMAGE = {
     "edited": lambda path: path.write_text(path.read_text().replace('"num_steps": 5', '"num_steps": 1', 1)),
     "cut": lambda path: path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1])),
@@ -186,7 +287,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize(
-    ("damage", "says"), [("edited", "line 3"), ("cut", "8 lines"), ("gone", "No such file")], ids=DAMAGE.keys()
+    ("damage", "says"), [("edited", "line 3"), ("cut", "8 lines"), ("gone", "the ledger is lost")], ids=DAMAGE.keys()
 )
 def test_a_broken_ledger_is_exit_code_2_and_where_it_breaks(folder: Path, damage: str, says: str) -> None:
     DAMAGE[damage](folder / "ledger.jsonl")
