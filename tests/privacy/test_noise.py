@@ -133,12 +133,13 @@ def test_variates_far_out_lie_closer_together_than_the_points_of_any_grid(bits: 
     raw = np.array([2 * x + sign, 2 * x + sign, 2 * (x + 1) + sign], "<u8")
 
     def uniform(count: int) -> np.ndarray:
-        return np.array([0.25, 0.25 + 2.0**-52, 0.25])[:count]
+        # as far apart as an fp64 variate out there can tell
+        return np.array([0.25, 0.25 + x * 2.0**-44, 0.25])[:count]
 
     low, next_up, one_up = invert(raw, uniform)
     assert (low > 0) == bool(sign) and abs(low) > 0
-    nearest = abs(next_up - low) if x < 2**40 else abs(one_up - low)
-    assert nearest < 2.0**-40
+    nearest = abs(next_up - low) if x < 2**40 else 0.5 * abs(one_up - low) + 2.0**-60
+    assert 0 < nearest < 2.0**-40
     assert abs(low) == pytest.approx(-ndtri(2.0**-bits), rel=1e-3)
 
 
