@@ -12,6 +12,7 @@ from importlib.metadata import version
 from typing import Any
 
 import httpx
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from flwr.app import ConfigRecord, Metadata, RecordDict
@@ -197,7 +198,7 @@ def node_key_bytes(openssh: str) -> bytes:
     """Flower's form of a node's public key, from its OpenSSH line; ``RunError`` unless it is on NIST P-384."""
     try:
         key = load_ssh_public_key(openssh.encode())
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm, NotImplementedError):  # the last: a compressed point
         key = None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
         raise RunError(f"Expected a node key (ecdsa-sha2-nistp384 ...), got {openssh[:40]!r}. Ask the bank for it.")

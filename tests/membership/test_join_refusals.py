@@ -38,6 +38,7 @@ from fedbank_client.enrolment import enrol, join
 from fedbank_client.home import Home
 from fedbank_server.authority import create_consortium, load_authority
 from fedbank_server.consortium import Files, read_consortium
+from fedbank_server.flower_hooks import node_key_bytes
 from fedbank_server.members import active_members, admit, revoke
 
 Give = Callable[..., bytes]
@@ -216,6 +217,31 @@ def _csr(name: str, key: ec.EllipticCurvePrivateKey) -> str:
     return made.public_bytes(serialization.Encoding.PEM).decode()
 
 
+def _compressed(line: str) -> str:
+    """The line with a point that says that it is compressed (SEC 1, section 2.3.3)."""
+    kind, text = line.split()
+    blob = bytearray(base64.b64decode(text))
+    blob[-97] = 2
+    return f"{kind} {base64.b64encode(blob).decode()}"
+
+
+HOSTILE_KEYS: dict[str, Callable[[str], str]] = {
+    "compressed": _compressed,
+    "of no known kind": lambda line: line.replace("ecdsa-sha2-nistp384", "sk-unheard-of", 1),
+    "cut": lambda line: line[:40],
+    "empty": lambda line: "",
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE_KEYS)
+def test_a_node_key_that_the_parser_does_not_know_is_a_plain_refusal(kind: str) -> None:
+    """``cryptography`` has an exception of another family for each of them."""
+    line = node_key_line(_node().public_key())
+    assert len(node_key_bytes(line)) > 0
+    with pytest.raises(RunError, match="Expected a node key"):
+        node_key_bytes(HOSTILE_KEYS[kind](line))
+
+
 @pytest.mark.parametrize(
     ("case", "words"),
     [
@@ -227,6 +253,7 @@ def _csr(name: str, key: ec.EllipticCurvePrivateKey) -> str:
         ("node key of another", "prove that it has its node key"),
         ("node key of another kind", "prove that it has its node key"),
         ("node key with a comment", "prove that it has its node key"),
+        ("node key of no known kind", "prove that it has its node key"),
         ("node proof no hex", "prove that it has its node key"),
         ("certificate for another bank", "Expected a certificate request for bank-a"),
         ("certificate key of another curve", "TLS key"),
@@ -256,6 +283,8 @@ def test_a_request_is_admitted_only_with_every_proof(
         line = node_key_line(node.public_key())
     if case == "node key with a comment":
         line += " me"
+    if case == "node key of no known kind":
+        line = HOSTILE_KEYS["of no known kind"](line)
     wanted = _csr("bank-b" if case == "certificate for another bank" else "bank-a", tls)
     if case == "certificate key of another curve":
         wanted = _csr("bank-a", _node())
