@@ -88,6 +88,40 @@ def test_bad_input_is_a_plain_error_with_exit_code_2(words, capsys, tmp_path, mo
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("mechanism --trials 999", "--trials of 1000 or more, got 999."),
+        ("mechanism --workers 0", "--workers of 1 or more, got 0."),
+        ("mechanism --steps 100000000", "--steps from 1 to 100000, got 100000000."),
+        ("mechanism --steps 0", "--steps from 1 to 100000, got 0."),
+        ("mechanism --epsilon 100.5", "--epsilon above 0 and at most 100, got 100.5:"),
+        ("mechanism --epsilon nan", "--epsilon above 0 and at most 100, got nan:"),
+        ("gradient --steps 100000000", "--steps from 1 to 100000, got 100000000."),
+        ("gradient --epsilon 101", "--epsilon above 0 and at most 100, got 101:"),
+        ("gradient --canaries 0", "--canaries of 2 or more, got 0."),
+        ("gradient --customers 0", "--customers of 1 or more, got 0."),
+        ("gradient privacy=off", "privacy to be on, whose promise this audit tests, got privacy=off."),
+        ("gradient privacy.unit=record", "privacy.unit=customer, whose promise this audit tests, got record."),
+        ("canary --canaries 0", "--canaries of 20 or more, got 0."),
+    ],
+)
+def test_a_refusal_names_the_option_and_what_was_given(words, says, capsys):
+    assert main(["audit", *words.split()]) == 2
+    said = capsys.readouterr()
+    assert f"Expected {says}" in said.err and "Training" not in said.out
+
+
+@pytest.mark.parametrize("level", ["mechanism", "gradient", "canary", "mia", "mia --run run"])
+def test_a_folder_that_cannot_be_written_is_refused_before_the_audit_begins(level, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("in the way")
+    assert main(["audit", *level.split(), "output=file/page"]) == 2
+    said = capsys.readouterr()
+    assert "Expected output=file/page to be a folder that can be written, got: Not a directory" in said.err
+    assert said.out == "" and [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 @pytest.mark.slow
 def test_canaries_with_and_without_privacy_share_one_page_and_a_finished_run_can_be_attacked(capsys, tmp_path):
     output, again = tmp_path / "canary", tmp_path / "mia"

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from fedbank.audit.finding import Finding
 from fedbank.audit.mechanism import Trials, audit_invalid_gradient, audit_mechanism
 from fedbank.cli import EXIT_AUDIT_FAILED, EXIT_OK, EXIT_USER_ERROR
 from fedbank.config import SimulateConfig, load_simulate
-from fedbank.errors import ConfigError
+from fedbank.errors import ConfigError, RunError
 from fedbank.model.quiet import quiet_libraries
 from fedbank.privacy.accounting import round_up
 from fedbank.privacy.plan import PrivacyPlan, Sampling
@@ -24,6 +25,9 @@ from fedbank_simulations.strict_json import to_json
 
 _CUSTOMERS, _BATCH, _CLIP_NORM, _DELTA = 1000, 8.0, 0.2, 1e-5
 _MIN_TRIALS = 1000
+_MOST_STEPS = 100_000
+_MOST_EPSILON = 100.0
+"""A broken promise of more would take more trials to notice than anybody can run."""
 _SMALL = (
     "data.customers=600",
     "banks=2",
@@ -121,8 +125,9 @@ def _mechanism_options(parser: argparse.ArgumentParser) -> None:
 def _mechanism(chosen: argparse.Namespace, console: Console) -> _Found:
     """The plan asked for; without any, one step of everybody and two sampled steps."""
     output = _only_output(chosen.overrides)
-    if chosen.trials < _MIN_TRIALS or chosen.workers < 1:
-        raise ConfigError(f"Expected --trials of {_MIN_TRIALS} or more and --workers of 1 or more, got fewer.")
+    _check_plan(chosen)
+    _check_number("--trials", chosen.trials, _MIN_TRIALS)
+    _check_number("--workers", chosen.workers, 1)
     named = {name: getattr(chosen, name) for name in ("epsilon", "sampling_prob", "steps")}
     wanted = {"epsilon": 4.0, "sampling_prob": 1.0, "steps": 1} | {k: v for k, v in named.items() if v is not None}
     jobs: list[tuple[Callable[[PrivacyPlan, Trials, float], Finding], PrivacyPlan, int]] = [
@@ -148,15 +153,19 @@ def _toy_plan(delta: float, epsilon: float, sampling_prob: float, steps: int) ->
 
 def _gradient_options(parser: argparse.ArgumentParser) -> None:
     _plan_options(parser, steps=10)
-    parser.add_argument("--canaries", type=int, default=1000, metavar="M")
+    parser.add_argument("--canaries", type=int, default=1000, metavar="M", help="2 or more")
     parser.add_argument("--customers", type=int, default=64, metavar="N", help="real ones beside them")
 
 
 def _gradient(chosen: argparse.Namespace, console: Console) -> _Found:
     from fedbank_simulations.audit.training import audit_training
 
+    _check_plan(chosen)
+    _check_number("--canaries", chosen.canaries, 2)
+    _check_number("--customers", chosen.customers, 1)
     config = load_simulate([f"data.customers={chosen.customers}", *chosen.overrides])
-    output = None if config.output is None else choose_output(config.output)
+    _check_promise(config)
+    output = None if config.output is None else _free_folder(config.output)
     sampling_prob = 1.0 if chosen.sampling_prob is None else chosen.sampling_prob
     epsilon = 4.0 if chosen.epsilon is None else chosen.epsilon
     expected = max(1.0, sampling_prob * chosen.customers)
@@ -179,8 +188,10 @@ def _canary_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _canary(chosen: argparse.Namespace, console: Console) -> _Found:
+    from fedbank_simulations.audit.audience import MIN_CANDIDATES
     from fedbank_simulations.audit.run import Attack, audit_canaries
 
+    _check_number("--canaries", chosen.canaries, MIN_CANDIDATES)
     config, output = _settings(chosen)
     attack = Attack(chosen.canaries, chosen.bank, chosen.confidence)
     return audit_canaries(config, attack, output, console, against_off=chosen.against == "off"), output
@@ -202,7 +213,7 @@ def _mia(chosen: argparse.Namespace, console: Console) -> _Found:
 
     attack = Attack(chosen.candidates, chosen.bank, chosen.confidence)
     if chosen.run is not None:
-        output = _only_output(chosen.overrides) or choose_output(None)
+        output = _only_output(chosen.overrides) or _free_folder(None)
         return audit_finished_run(chosen.run, attack, chosen.shadows, output, console), output
     config, output = _settings(chosen)
     return audit_members(config, attack, chosen.shadows, output, console), output
@@ -211,7 +222,7 @@ def _mia(chosen: argparse.Namespace, console: Console) -> _Found:
 def _settings(chosen: argparse.Namespace) -> tuple[SimulateConfig, Path]:
     """Those of ``fedbank simulate`` with overrides, on a small consortium unless ``--full``; and a new folder."""
     config = load_simulate([*(() if chosen.full else _SMALL), *chosen.overrides])
-    output = choose_output(config.output)
+    output = _free_folder(config.output)
     config.output = str(output)
     return config, output
 
@@ -221,7 +232,51 @@ def _only_output(overrides: Sequence[str]) -> Path | None:
     folders = [word.removeprefix("output=") for word in overrides if word.startswith("output=")]
     if len(folders) != len(overrides) or len(folders) > 1:
         raise ConfigError(f"Expected nothing but options and output=DIR, got {' '.join(overrides)}.")
-    return choose_output(folders[0]) if folders else None
+    return _free_folder(folders[0]) if folders else None
+
+
+def _free_folder(named: str | None) -> Path:
+    """The folder for the page, found to be writable before the audit begins; nothing is created."""
+    folder = choose_output(named)
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise RunError(
+            f"Expected output={folder} to be a folder that can be written, got: {error.strerror} at {there}. Name "
+            "another, or mend the permissions."
+        ) from error
+    return folder
+
+
+def _check_number(option: str, value: int, low: int, high: int | None = None) -> None:
+    if value < low or (high is not None and value > high):
+        expected = f"of {low} or more" if high is None else f"from {low} to {high}"
+        raise ConfigError(f"Expected {option} {expected}, got {value}.")
+
+
+def _check_plan(chosen: argparse.Namespace) -> None:
+    """Before a plan is calibrated, which takes longer the more steps it has."""
+    if chosen.steps is not None:
+        _check_number("--steps", chosen.steps, 1, _MOST_STEPS)
+    if chosen.epsilon is not None and not 0 < chosen.epsilon <= _MOST_EPSILON:
+        raise ConfigError(
+            f"Expected --epsilon above 0 and at most {_MOST_EPSILON:g}, got {chosen.epsilon:g}: whether a weaker "
+            "promise is kept, no audit can tell."
+        )
+
+
+def _check_promise(config: SimulateConfig) -> None:
+    """The gradient audit makes a plan of its own, for customers: other promises would be left unheard."""
+    if not config.privacy.enabled:
+        raise ConfigError(
+            "Expected privacy to be on, whose promise this audit tests, got privacy=off. Leave it out; fedbank audit "
+            "canary --against off shows training without privacy."
+        )
+    if config.privacy.unit != "customer":
+        raise ConfigError(
+            f"Expected privacy.unit=customer, whose promise this audit tests, got {config.privacy.unit}. Leave it out."
+        )
 
 
 _LEVELS: dict[
