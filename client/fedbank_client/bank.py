@@ -22,13 +22,15 @@ from fedbank.adapter.update import RoundRequest, Update
 from fedbank.data.encode import EncodedUnits
 from fedbank.durable import write_atomic
 from fedbank.errors import PrivacyError, RunError, UpdateError
-from fedbank.privacy.budget import Budget
-from fedbank.privacy.ledger import LEDGER, Charge, Ledger
+from fedbank.privacy.ledger import LEDGER, Charge, Ledger, SpendingLimit
 from fedbank.privacy.noise import RandomStream
 from fedbank.privacy.plan import PrivacyPlan, TrainingPlan
 from fedbank.training.engines import check_engine, check_trainable
 from fedbank.training.local import LocalSettings, train_round
 from fedbank_client.round_keys import RoundKeys
+
+_PLAIN = "-unprotected"
+"""Ends the names of updates that were made without privacy, and without a charge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class Bank:
         *,
         stream_for_round: Callable[[int], RandomStream] | None = None,
         device: torch.device,
-        budget: Budget | None = None,
+        budget: SpendingLimit | None = None,
         sync: bool = True,
     ) -> None:
         self.name = name
@@ -156,7 +158,8 @@ class Bank:
     def _path(self, round_number: int) -> Path:
         """Campaigns may name themselves as they like and run side by side: none touches another's file."""
         campaign = hashlib.sha256(self._participation.campaign.encode()).hexdigest()[:16]
-        return self._folder / "finished" / f"{campaign}-round-{round_number:05d}.safetensors"
+        plain = "" if self._participation.plan.private else _PLAIN
+        return self._folder / "finished" / f"{campaign}-round-{round_number:05d}{plain}.safetensors"
 
     def _finished(self, round_number: int, base_digest: str) -> Update | None:
         path = self._path(round_number)
@@ -179,7 +182,7 @@ class Bank:
         for path in sorted(self._path(0).parent.glob("*.safetensors")):
             kept = _metadata(path)
             release = tuple(kept.get(name) for name in ("campaign", "round", "base_digest", "plan_digest"))
-            if kept.get("plan_digest") == self._plan_digest and release not in charged:
+            if kept and not path.stem.endswith(_PLAIN) and release not in charged:
                 raise PrivacyError(
                     f"Expected the ledger of {self.name} to hold round {kept['round']} of {kept['campaign']}, whose "
                     "finished update is kept, got no such charge: the ledger was replaced by an older copy or lost. "

@@ -1,14 +1,13 @@
 """A bank's customers: from its own file (or made-up ones, to try things) to units and tokens."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from fedbank.config.schema import DataConfig
 from fedbank.data.files import Columns, read_inquiries
 from fedbank.data.synthetic import SyntheticSpec, generate
-from fedbank.data.units import Unit, group_by_customer, split_units
+from fedbank.data.units import Unit, group_by_customer
 from fedbank.errors import DataError
 
 
@@ -27,12 +26,20 @@ def load_units(data: DataConfig, *, seed: int) -> list[Unit]:
 
 
 def load_training_units(data: DataConfig, held_out_fraction: float, *, seed: int) -> tuple[list[Unit], list[Unit]]:
-    """The bank's customers to train on, and those held out for its own evaluation, the same at every start."""
+    """The bank's customers to train on, and those held out for its own evaluation, the same at every start.
+
+    Each customer's side depends on nobody else: with one customer more or fewer all others stay where they are. The
+    privacy of the whole bank's data rests on that, not only that of the customers who are trained on.
+    """
     units = load_units(data, seed=seed)
-    try:
-        return split_units(units, held_out_fraction, rng=np.random.default_rng([seed, 0]))
-    except DataError as error:
-        raise DataError(
-            f"Expected customers to train on and to hold out, got {len(units)} in all. Use more data or another "
-            "held_out_fraction."
-        ) from error
+    held = [_place(unit.customer, seed) < held_out_fraction for unit in units]
+    train = [unit for unit, out in zip(units, held, strict=True) if not out]
+    if not train:
+        raise DataError(f"Expected customers to train on, got {len(units)} that are all held out. Use more data.")
+    return train, [unit for unit, out in zip(units, held, strict=True) if out]
+
+
+def _place(customer: str, seed: int) -> float:
+    """A number in [0, 1) that belongs to the customer."""
+    digest = hashlib.sha256(f"fedbank-held-out/1\n{seed}\n{customer}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

@@ -19,8 +19,9 @@ from fedbank.config.schema import ClientConfig
 from fedbank.data.encode import EncodedUnits, Encoder
 from fedbank.data.units import Unit
 from fedbank.durable import write_atomic
-from fedbank.errors import FedBankError, RunError, UpdateError
+from fedbank.errors import RunError, UpdateError
 from fedbank.model.loading import BaseModel
+from fedbank.privacy.ledger import Charge, Steps
 from fedbank.privacy.noise import RandomStream
 from fedbank.privacy.plan import PrivacyPlan, TrainingPlan, declared_size
 from fedbank.proposal import MAX_BYTES, PROPOSAL, Acceptance, Proposal, adapter_card, unpack
@@ -34,6 +35,8 @@ from fedbank_client.policy import CampaignOffer, read_policy
 from fedbank_client.seal import BankSeal
 from fedbank_client.terms import local_settings, lora_settings, training_plan, units_of
 
+_LEAST_DELTA = 1e-30
+"""Stands for a delta that the plan will choose."""
 Note = Callable[[str, str, str], None]
 """Writes an action, a digest or public name and a result into the bank's evidence."""
 
@@ -57,20 +60,39 @@ class Agreement:
     plan: TrainingPlan
     data: EncodedUnits
 
-    def offer(self) -> CampaignOffer:
-        """The campaign as the bank's policy looks at it; without privacy it offers an infinite epsilon."""
-        terms, plan = self.proposal.terms, self.plan
-        epsilon, delta = (plan.target_epsilon, plan.delta) if isinstance(plan, PrivacyPlan) else (math.inf, 1.0)
-        return CampaignOffer(
-            self.proposal.campaign,
-            epsilon,
-            delta,
-            terms.privacy.unit,
-            terms.adapter.rank,
-            self.proposal.base_digest,
-            terms.training.local_steps,
-            "plain",
-        )
+
+def offer_of(proposal: Proposal, plan: TrainingPlan | None) -> CampaignOffer:
+    """The campaign as the bank's policy looks at it; without privacy it offers an infinite epsilon.
+
+    Without a ``plan``, before one is made: with the values that the terms give it.
+    """
+    terms = proposal.terms
+    epsilon, delta = math.inf, 1.0
+    if isinstance(plan, PrivacyPlan):
+        epsilon, delta = plan.target_epsilon, plan.delta
+    elif terms.privacy.epsilon is not None:
+        epsilon, delta = terms.privacy.epsilon, terms.privacy.delta or _LEAST_DELTA
+    return CampaignOffer(
+        proposal.campaign,
+        epsilon,
+        delta,
+        terms.privacy.unit,
+        terms.adapter.rank,
+        proposal.base_digest,
+        terms.training.local_steps,
+        "plain",
+    )
+
+
+class PolicyLimit:
+    """The ledger's limits as ``policy.yaml`` says at every charge: it may have become stricter since the last."""
+
+    def __init__(self, policy: Path) -> None:
+        self._policy = policy
+
+    def check(self, charge: Charge, spent: Steps) -> None:
+        """``PrivacyError`` if ``charge`` would pass a limit."""
+        read_policy(self._policy).budget().check(charge, spent)
 
 
 class Desk:
@@ -114,8 +136,8 @@ class Desk:
         signed_roster, proposal = unpack(bytes(opened.payload))
         try:
             agreement = self._agree(self._home.store_roster(signed_roster), proposal)
-        except FedBankError as error:
-            self._note("campaign-refused", proposal.campaign, str(error))
+        except Exception as error:
+            self._note("campaign-refused", proposal.campaign, str(error) or type(error).__name__)
             raise
         self._keep(agreement, signed_roster)
         self._note("campaign-accepted", proposal.campaign, f"under plan {agreement.plan.digest()}")
@@ -147,7 +169,7 @@ class Desk:
     def open_bank(self) -> "PolicedBank":
         """Whoever trains in the campaign that was agreed to last; ``UpdateError`` if there is none."""
         agreement, bank = self._open()
-        return PolicedBank(bank, agreement.offer(), self._home.policy, self._note, self._now)
+        return PolicedBank(bank, offer_of(agreement.proposal, agreement.plan), self._home.policy, self._note, self._now)
 
     def seal(self) -> BankSeal:
         """How everything is signed and opened in the campaign that was agreed to last."""
@@ -166,6 +188,16 @@ class Desk:
         return self._current
 
     def _agree(self, roster: Roster, proposal: Proposal) -> Agreement:
+        self._check_parties(roster, proposal)
+        # A campaign may be agreed to at any hour; only rounds keep to the policy's hours.
+        policy = replace(read_policy(self._home.policy), hours=None)
+        policy.check(offer_of(proposal, None), self._now())  # before anything is computed for it
+        agreement = self._bind(roster, proposal)
+        policy.check(offer_of(proposal, agreement.plan), self._now())
+        return agreement
+
+    def _check_parties(self, roster: Roster, proposal: Proposal) -> None:
+        """It is about this consortium, this bank as it is now, and the base model that is loaded."""
         if proposal.consortium != self._home.consortium:
             raise UpdateError(
                 f"Expected a campaign of {self._home.consortium}, got one of {proposal.consortium}. It was refused."
@@ -179,10 +211,6 @@ class Desk:
                 f"Expected a campaign on this bank's base model {self._resources.base_digest[:16]}, got one on "
                 f"{proposal.base_digest[:16]}. Start the client with that model, if the policy allows it."
             )
-        agreement = self._bind(roster, proposal)
-        # A campaign may be agreed to at any hour; only rounds keep to the policy's hours.
-        replace(read_policy(self._home.policy), hours=None).check(agreement.offer(), self._now())
-        return agreement
 
     def _bind(self, roster: Roster, proposal: Proposal) -> Agreement:
         """The bank's own data and plan for ``proposal``; what cannot change the result is the bank's own setting."""
@@ -194,6 +222,7 @@ class Desk:
 
     def _encode(self, max_length: int) -> EncodedUnits:
         if max_length not in self._encoded:
+            self._encoded.clear()  # customers' tokens are held once
             self._encoded[max_length] = Encoder(self._resources.tokenizer, max_length).encode(self._resources.units)
         return self._encoded[max_length]
 
@@ -207,7 +236,7 @@ class Desk:
             self._home.folder / TRAINING,
             stream_for_round=self._stream_for_round,
             device=self._resources.base.device,
-            budget=read_policy(self._home.policy).budget(),
+            budget=PolicyLimit(self._home.policy),
         )
 
     def _model_of(self, agreement: Agreement) -> AdaptedModel:
@@ -245,7 +274,9 @@ class Desk:
         folder = self._folder(current.read_text("utf-8"))
         try:
             roster = read_roster((folder / "roster").read_bytes(), self._home.coordinator_key)
-            return self._bind(roster, Proposal.from_bytes((folder / "proposal.json").read_bytes()))
+            proposal = Proposal.from_bytes((folder / "proposal.json").read_bytes())
+            self._check_parties(roster, proposal)
+            return self._bind(roster, proposal)
         except (OSError, UpdateError) as error:
             raise RunError(
                 f"Expected what {self.name} agreed to in {folder}, got something else: {error} Remove the folder; the "
@@ -268,8 +299,8 @@ class PolicedBank:
         try:
             read_policy(self._policy).check(self._offer, self._now())
             update = self._bank.train(request)
-        except FedBankError as error:
-            self._note("round-refused", self._offer.campaign, str(error))
+        except Exception as error:
+            self._note("round-refused", self._offer.campaign, str(error) or type(error).__name__)
             raise
         self._note("update-sent", digest(update.tensors), f"{update.campaign}, round {update.round}")
         return update

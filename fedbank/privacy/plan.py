@@ -29,6 +29,13 @@ _MAX_GRID_STEPS = 2**24
 _MIN_NOISE_MULTIPLIER, _MAX_NOISE_MULTIPLIER = 0.2, 1e4
 
 
+_LEAST_CLIP_NORM, _MOST_CLIP_NORM = 1e-6, 1e6
+_LEAST_DELTA = 1e-14
+"""Below, the accountant's arithmetic says infinity."""
+MOST_STEPS = 2**20
+"""Of a campaign; nobody executes as many."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """Who takes part in a step. Public.
@@ -46,10 +53,17 @@ class Sampling:
     def __post_init__(self) -> None:
         if not 0 < self.sampling_prob <= 1:
             raise PrivacyError(f"Expected a sampling probability in (0, 1], got {self.sampling_prob}.")
-        if self.expected_batch_size <= 0 or self.records_per_customer < 1 or self.num_steps < 1:
+        sound = (
+            0 < self.expected_batch_size < math.inf
+            and type(self.records_per_customer) is int
+            and self.records_per_customer >= 1
+            and type(self.num_steps) is int
+            and 1 <= self.num_steps <= MOST_STEPS
+        )
+        if not sound:
             raise PrivacyError(
-                "Expected a positive expected batch size, records per customer and number of steps, got "
-                f"{self.expected_batch_size}, {self.records_per_customer} and {self.num_steps}."
+                "Expected a positive expected batch size, whole records per customer and from 1 to "
+                f"{MOST_STEPS} steps, got {self.expected_batch_size}, {self.records_per_customer} and {self.num_steps}."
             )
 
     @classmethod
@@ -143,10 +157,16 @@ class PrivacyPlan:
 
     def __post_init__(self) -> None:
         _check_noise(self.noise_multiplier)
-        if not self.clip_norm > 0 or not math.isfinite(self.clip_norm):
-            raise PrivacyError(f"Expected a positive clip norm, got {self.clip_norm}. Set privacy.clip_norm=1.0.")
-        if not 0 < self.delta < 1:
-            raise PrivacyError(f"Expected delta in (0, 1), got {self.delta}. Leave privacy.delta empty to derive it.")
+        if not _LEAST_CLIP_NORM <= self.clip_norm <= _MOST_CLIP_NORM:  # beyond, gradients overflow or vanish in fp32
+            raise PrivacyError(
+                f"Expected a clip norm from {_LEAST_CLIP_NORM:g} to {_MOST_CLIP_NORM:g}, got {self.clip_norm}. Set "
+                "privacy.clip_norm=1.0."
+            )
+        if not _LEAST_DELTA <= self.delta < 1:
+            raise PrivacyError(
+                f"Expected delta from {_LEAST_DELTA:g} to below 1, got {self.delta}. Leave privacy.delta empty to "
+                "derive it."
+            )
         if self.unit not in _UNITS or (self.neighbouring_relation, self.trust_mode) != (ADD_OR_REMOVE_ONE, "silo"):
             raise PrivacyError(
                 "Expected unit 'customer' or 'record', relation 'add_or_remove_one' and trust mode 'silo', got "
@@ -241,7 +261,7 @@ class PrivacyPlan:
             fields = json.loads(text)
             claimed, written = fields.pop("digest"), fields.pop("format")
             plan = cls(**fields | {"sampling": Sampling(**fields["sampling"])})
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             raise PrivacyError(
                 f"Expected a plan file of format {_FORMAT}, got something else ({type(error).__name__}). "
                 "Ask for the plan again; never write one by hand."

@@ -352,6 +352,30 @@ def test_campaigns_that_run_side_by_side_do_not_touch_each_others_updates(open_b
     assert len(open_bank()[1].charges()) == 3
 
 
+def test_books_that_were_put_back_are_noticed_in_another_campaign_too(
+    open_bank: Any, model: AdaptedModel, tmp_path: Path
+) -> None:
+    bank, _ = open_bank()
+    bank.train(_request(model, 1))
+    books = {path: path.read_bytes() for path in tmp_path.glob("ledger.*")}
+    bank.train(_request(model, 2, shift=1.0))
+    for path, content in books.items():
+        path.write_bytes(content)
+    other = PrivacyPlan.with_noise(SAMPLING, 2.4, 0.5, 1e-5)
+    bank, _ = open_bank(campaign="autumn", plan=other)
+    with pytest.raises(PrivacyError, match=r"hold round 2 of spring, .* older copy"):
+        bank.train(_request(model, campaign="autumn", plan=other))
+
+
+def test_an_update_without_privacy_needs_no_charge(open_bank: Any, model: AdaptedModel) -> None:
+    plain = UnprotectedPlan(SAMPLING)
+    bank, _ = open_bank(plan=plain)
+    bank.train(_request(model, plan=plain))
+    bank, ledger = open_bank(campaign="autumn")
+    bank.train(_request(model, campaign="autumn"))
+    assert len(ledger.charges()) == 1
+
+
 @pytest.mark.parametrize("copy", ["older", "none"])
 def test_older_copies_of_ledger_and_head_together_are_noticed_by_the_finished_update(
     open_bank: Any, model: AdaptedModel, tmp_path: Path, copy: str

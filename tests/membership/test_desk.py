@@ -11,6 +11,8 @@ import pytest
 from flwr.app import Context, Message
 from rich.console import Console
 
+from fedbank.adapter.state import initial_state
+from fedbank.adapter.update import RoundRequest
 from fedbank.config import load_campaign, load_client, load_simulate
 from fedbank.data.units import split_units
 from fedbank.errors import FedBankError, PrivacyError, RunError, UpdateError
@@ -178,6 +180,60 @@ def test_what_was_agreed_survives_a_restart_and_a_policy_that_became_stricter_wi
     desk_of(home, policy={"max_epsilon_per_campaign": "2.0"})
     with pytest.raises(PrivacyError, match="epsilon"):
         again.open_bank().train(b"")
+
+
+def test_a_delta_that_the_plan_chooses_is_held_against_the_policy(
+    make_member: Callable[..., Home], desk_of: Callable[..., Desk], propose: Callable[..., bytes]
+) -> None:
+    with pytest.raises(PrivacyError, match="delta"):
+        desk_of(make_member(), policy={"delta": "1.0e-12"}).consider(propose())
+
+
+def test_nothing_is_computed_for_a_proposal_that_the_policy_refuses(
+    make_member: Callable[..., Home], desk_of: Callable[..., Desk], propose: Callable[..., bytes], resources: Resources
+) -> None:
+    """A coordinator must not be able to keep a bank busy with what it would refuse anyway."""
+
+    class Untouched(list[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            raise AssertionError("the customers were looked at")
+
+    desk = desk_of(make_member(), resources=replace(resources, units=Untouched()))
+    with pytest.raises(PrivacyError, match="epsilon"):
+        desk.consider(propose("privacy.epsilon=1000", "training.rounds=100000"))
+
+
+def _requests(desk: Desk, propose: Callable[..., bytes], *words: str) -> list[bytes]:
+    """Accept a campaign; the requests of its rounds, as the coordinator makes them."""
+    accepted = desk.consider(propose(*words))
+    spec = Proposal.of("x", "0" * 64, load_campaign([*SETTINGS, *words])).adapter_spec(tiny_folder())
+    adapter = initial_state(spec, seed=0)
+    return [RoundRequest(accepted.campaign, n, accepted.plan_digest, adapter).to_bytes() for n in (1, 2)]
+
+
+def test_a_total_limit_that_was_lowered_holds_at_the_next_round(
+    make_member: Callable[..., Home], desk_of: Callable[..., Desk], propose: Callable[..., bytes]
+) -> None:
+    home = make_member()
+    desk = desk_of(home)
+    for request in _requests(desk, propose, "privacy.epsilon=4"):
+        desk.open_bank().train(request)
+    first, second = _requests(desk, propose, "name=second", "privacy.epsilon=4")
+    desk.open_bank().train(first)
+    text = home.policy.read_text("utf-8")
+    home.policy.write_text(text.replace("max_epsilon_total: 10.0", "max_epsilon_total: 4.5"), "utf-8")
+    with pytest.raises(PrivacyError, match=r"4\.5"):
+        desk.open_bank().train(second)
+    assert len(read_ledger(home.folder / TRAINING / LEDGER).charges) == 3
+
+
+def test_a_restart_with_another_base_model_trains_nothing(
+    make_member: Callable[..., Home], desk_of: Callable[..., Desk], propose: Callable[..., bytes], resources: Resources
+) -> None:
+    home = make_member()
+    desk_of(home).consider(propose())
+    with pytest.raises(RunError, match="base model"):
+        desk_of(home, resources=replace(resources, base_digest="f" * 64)).open_bank()
 
 
 def test_rounds_keep_to_the_hours_of_the_policy_and_agreements_do_not(

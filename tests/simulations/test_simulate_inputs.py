@@ -71,7 +71,7 @@ TABLE: dict[str, tuple[Make, list[str]]] = {
     ),
     "clip norm zero": (
         fixed("privacy.clip_norm=0", "data.customers=400"),
-        ["privacy.clip_norm", "positive", "got 0.0"],
+        ["privacy.clip_norm", "from 1e-6 to 1e6", "got 0.0"],
     ),
     "delta zero": (fixed("privacy.delta=0", "data.customers=400"), ["delta", "got 0.0"]),
     "no steps": (fixed("training.local_steps=0"), ["training.local_steps", "at least 1", "got 0"]),
