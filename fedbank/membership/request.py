@@ -108,7 +108,7 @@ def _node_key(line: str) -> ec.EllipticCurvePublicKey:
     """``ValueError`` for anything but a P-384 key in exactly the form of ``node_key_line``."""
     try:
         key = serialization.load_ssh_public_key(line.encode())
-    except UnsupportedAlgorithm:
+    except (UnsupportedAlgorithm, NotImplementedError):  # the last: a compressed point
         raise ValueError("another kind of key") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
         raise ValueError("another kind of key")

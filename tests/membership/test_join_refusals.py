@@ -253,6 +253,7 @@ def test_a_node_key_that_the_parser_does_not_know_is_a_plain_refusal(kind: str) 
         ("node key of another", "prove that it has its node key"),
         ("node key of another kind", "prove that it has its node key"),
         ("node key with a comment", "prove that it has its node key"),
+        ("node key compressed", "prove that it has its node key"),
         ("node key of no known kind", "prove that it has its node key"),
         ("node proof no hex", "prove that it has its node key"),
         ("certificate for another bank", "Expected a certificate request for bank-a"),
@@ -283,8 +284,8 @@ def test_a_request_is_admitted_only_with_every_proof(
         line = node_key_line(node.public_key())
     if case == "node key with a comment":
         line += " me"
-    if case == "node key of no known kind":
-        line = HOSTILE_KEYS["of no known kind"](line)
+    if case in ("node key compressed", "node key of no known kind"):
+        line = HOSTILE_KEYS[case.removeprefix("node key ")](line)
     wanted = _csr("bank-b" if case == "certificate for another bank" else "bank-a", tls)
     if case == "certificate key of another curve":
         wanted = _csr("bank-a", _node())

@@ -147,7 +147,7 @@ def _check_unit(config: SimulateConfig) -> None:
     if config.privacy.enabled and config.privacy.unit != "customer":
         raise ConfigError(
             f"Expected privacy.unit=customer, whose claim this attack can test, got {config.privacy.unit}. "
-            "fedbank audit mechanism and gradient test plans of either unit."
+            "fedbank audit mechanism tests plans of either unit."
         )
 
 
