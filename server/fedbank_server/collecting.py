@@ -65,9 +65,11 @@ class Collector:
             looked = self._nodes.refresh(self._clock())
             if self._clock() - began > self._timing.nodes_every_s or self._all_there(record):
                 self._ask(record, state)
-            answers = 0
+            answers, active = 0, self._active()
+            needed = self._terms.needed(len(active))
             for asked, message in self._post.receive(self._clock()):
                 record, answers = self._take(asked, message, record, state), answers + 1
+                self._board.publish(record, state, needed)  # each by itself: no state of a bank goes unseen
             now, active = self._clock(), self._active()
             needed = self._terms.needed(len(active))
             if looked or answers:
