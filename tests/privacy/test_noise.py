@@ -6,7 +6,7 @@ import torch
 from scipy.special import ndtri
 from scipy.stats import kstest
 
-from fedbank.privacy.noise import RandomStream, add_gaussian, invert
+from fedbank.privacy.noise import RandomStream, add_gaussian, fresh_key, invert
 
 COUNT = 40_000
 
@@ -149,3 +149,13 @@ def test_both_tails_are_as_likely_and_as_long() -> None:
     up, down = invert(raw | np.uint64(1), lambda n: half[:n]), invert(raw & ~np.uint64(1), lambda n: half[:n])
     assert np.array_equal(up, -down)
     assert np.isfinite(invert(np.array([0, 1, 2**64 - 1, 2**64 - 2], "<u8"), lambda n: half[:n])).all()
+
+
+def test_a_kept_key_draws_the_same_stream_again_under_a_name_that_does_not_tell_it() -> None:
+    key = fresh_key()
+    one, again = RandomStream.kept(key), RandomStream.kept(key)
+    assert np.array_equal(one.normal(100), again.normal(100))
+    assert one.replay_id == again.replay_id is not None and key.hex()[:16] not in str(one.replay_id)
+    assert RandomStream.kept(fresh_key()).replay_id != one.replay_id
+    with pytest.raises(ValueError, match="32 bytes"):
+        RandomStream.kept(key[:-1])
