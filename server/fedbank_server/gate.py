@@ -11,6 +11,7 @@ import json
 from base64 import b64decode
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,7 @@ FLEET_ROUTES = frozenset(
 )
 _OBJECT_ROUTES = frozenset({_PUSH_OBJECT, "pull-object"})
 _RINGS = frozenset({_PUSH, _PUSH_OBJECT})
+_NO_MEMBER = "This certificate belongs to no active member."
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,22 +109,35 @@ class PublicGate:
             _check_body(route, body)
             if route == _PULL:
                 await self._banks_bell.wait(bank, min(_seconds(headers.get(WAIT)), self._limits.wait_s))
-                self._bank(certificate, headers)  # it may have been revoked while it waited
-            if route in _OBJECT_ROUTES:
-                async with self._objects:
-                    await self._app(scope, _replay(body, receive), send)
-            else:
-                await self._app(scope, _replay(body, receive), send)
+            self._bank(certificate, headers)  # it may have been revoked while it waited or sent
+            async with self._objects if route in _OBJECT_ROUTES else nullcontext():
+                await self._ask_flower(scope, _replay(body, receive), send, certificate)
         finally:
             self._at_once[bank] -= 1
         if route in _RINGS:
             self._coordinator_bell.ring()
 
+    async def _ask_flower(self, scope: Scope, receive: Receive, send: Send, certificate: str) -> None:
+        """Flower's answer, unless the bank was revoked while Flower worked: then nothing of it, and no code of Flower's
+        for a node that it has just forgotten."""
+        revoked = False
+
+        async def to_member(event: MutableMapping[str, Any]) -> None:
+            nonlocal revoked
+            if event["type"] == "http.response.start":
+                revoked = certificate not in self.members
+            if not revoked:
+                await send(event)
+
+        await self._app(scope, receive, to_member)
+        if revoked:
+            raise _RefusedError(403, _NO_MEMBER)
+
     def _bank(self, certificate: str, headers: Mapping[bytes, bytes]) -> str:
         """The bank that a request comes from: its certificate is an active member's, its node key the same member's."""
         member = self.members.get(certificate)
         if member is None:
-            raise _RefusedError(403, "This certificate belongs to no active member.")
+            raise _RefusedError(403, _NO_MEMBER)
         try:
             key = b64decode(headers.get(FLEET_HTTP_PUBLIC_KEY_HEADER.encode(), b""), validate=True)
         except ValueError:
