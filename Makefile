@@ -8,7 +8,7 @@ TORCH := 2.13.0
 OUTPUT ?= runs/demo
 READY := $(VENV)/.ready
 
-.PHONY: demo test fast check coverage pitfalls mutants lock clean
+.PHONY: demo test fast faults check coverage pitfalls mutants lock clean
 
 demo: $(READY)  ## four banks train one adapter together; results in runs/demo
 	@test ! -e $(OUTPUT)/results.json || { echo "$(OUTPUT) holds a finished demo: open $(OUTPUT)/report.html, or run: make demo OUTPUT=runs/another"; exit 2; }
@@ -21,6 +21,9 @@ test: $(READY)  ## the whole suite, fast tests first
 
 fast: $(READY)  ## the fast tests only
 	$(BIN)/python -m pytest -m "not slow"
+
+faults: $(READY)  ## the table of faults that a consortium survives, with what was seen and how long it took
+	$(BIN)/python -m pytest -q -m fault
 
 check: $(READY)  ## style, types, import arrows, documents
 	$(BIN)/ruff check .

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from fault_table import pytest_collection_modifyitems, pytest_terminal_summary, seen
 
 if TYPE_CHECKING:
     from fedbank.adapter.lora import AdaptedModel
     from fedbank.adapter.state import AdapterSpec
     from fedbank.data.encode import EncodedUnits
 
+__all__ = ["pytest_collection_modifyitems", "pytest_terminal_summary", "seen"]
 VOCABULARY = 61
 
 
