@@ -30,9 +30,9 @@ from fedbank_simulations.resident import resident
 from simulations.benchmarks.harness import publish, settings_for, timed_campaign
 from simulations.benchmarks.usual_form import FreshModelBank, UsualBank
 
-BANKS, REPEATS = 8, 3
-WORK = {"light": (10, 1, 8), "demo": (3, 5, 32)}
-"""Kinds of rounds: how many, local steps, expected customers a step."""
+BANKS = 8
+WORK = {"light": (10, 1, 8, 9), "demo": (3, 5, 32, 3)}
+"""Kinds of rounds: how many, local steps, expected customers a step, pairs of inline and loop (light ones are short)."""
 
 
 def plain_loop(settings: str) -> float:
@@ -70,7 +70,7 @@ def flower(settings: str, open_bank: type[FreshModelBank], cpus_per_bank: float)
 
 def measure(work: str) -> dict[str, object]:
     """All ratios for one kind of round; in turn, so that a busy moment of the machine falls on both sides."""
-    rounds, steps, batch = WORK[work]
+    rounds, steps, batch, pairs = WORK[work]
     settings = settings_for(
         [
             f"banks={BANKS}",
@@ -81,7 +81,7 @@ def measure(work: str) -> dict[str, object]:
         ]
     )
     inline, loop = [], []
-    for _ in range(REPEATS):
+    for _ in range(pairs):
         inline.append(timed_campaign(settings))
         loop.append(plain_loop(settings))
     usual = flower(settings, UsualBank, DEFAULT_SIMULATION_CONFIG.client_resources_num_cpus)
