@@ -20,17 +20,26 @@ from fedbank.sealing.keys import PublicKey
 from fedbank.sealing.refusals import RefusedError
 
 _HEADER_BYTES = 1 << 20
+MAX_REASON = 400
+"""Characters of a refusal: it quotes what was sent, and is kept in every place that tells of it."""
 FindKey = Callable[[str], PublicKey | None]
 """The key of an active member, ``None`` for anybody else."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """What was not used: the check that failed and one sentence; ``bank`` was asked, or signed it."""
+    """What was not used: the check that failed and one sentence; ``bank`` was asked, or signed it.
+
+    A ``reason`` beyond ``MAX_REASON`` is cut, so that nobody fills the coordinator's disk with names of his own making.
+    """
 
     bank: str
     check: str
     reason: str
+
+    def __post_init__(self) -> None:
+        if len(self.reason) > MAX_REASON:
+            object.__setattr__(self, "reason", f"{self.reason[: MAX_REASON - 3]}...")
 
 
 @dataclass(frozen=True, slots=True)

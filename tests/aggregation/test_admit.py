@@ -12,7 +12,7 @@ from safetensors.numpy import save
 
 from fedbank.adapter.state import AdapterSpec, Released
 from fedbank.adapter.update import COORDINATOR, REQUEST, UPDATE, Update
-from fedbank.aggregation.admit import Admitted, Expected, Refused, admit, l2_norm, max_message_bytes
+from fedbank.aggregation.admit import MAX_REASON, Admitted, Expected, Refused, admit, l2_norm, max_message_bytes
 from fedbank.aggregation.server_step import ServerStep
 from fedbank.aggregation.terms import CampaignTerms
 from fedbank.sealing.envelope import seal
@@ -79,6 +79,16 @@ def values(change: Callable[[Any], Any]) -> Callable[[CampaignTerms], bytes]:
     return lambda terms: raw(terms, {B: change(tensors(terms)[B])})
 
 
+def declared(entry: dict[str, Any]) -> Callable[[CampaignTerms], bytes]:
+    """A header that says ``entry`` of tensors, and no tensors."""
+
+    def make(terms: CampaignTerms) -> bytes:
+        header = json.dumps({"__metadata__": {"fedbank": "{}"}, **entry}).encode()
+        return sealed(terms, len(header).to_bytes(8, "little") + header)
+
+    return make
+
+
 def _first(value: float) -> Callable[[Any], Any]:
     def put(tensor: Any) -> Any:
         tensor[0, 0] = value
@@ -116,6 +126,11 @@ HOSTILE: dict[str, tuple[str, Callable[[CampaignTerms], object]]] = {
     "double precision": ("schema", values(lambda tensor: tensor.astype(np.float64))),
     "a tensor missing": ("schema", lambda t: raw(t, {B: None})),
     "a tensor too many": ("schema", lambda t: raw(t, {"loss": np.zeros(1, np.float32)})),
+    "100 000 tensors": ("size", declared({f"t{number}": {} for number in range(100_000)})),
+    "as many tensors as a header holds": ("schema", declared({f"t{number}": {} for number in range(60_000)})),
+    "a name of a megabyte": ("schema", declared({"n" * 1_000_000: {}})),
+    "a type of a megabyte": ("schema", declared({B: {"dtype": "F" * 1_000_000}})),
+    "a shape that is nested 900 deep": ("schema", declared({B: {"shape": json.loads("[" * 900 + "]" * 900)}})),
     "NaN": ("finite", values(_first(np.nan))),
     "infinity": ("finite", values(_first(np.inf))),
     "minus infinity": ("finite", values(_first(-np.inf))),
@@ -126,6 +141,7 @@ HOSTILE: dict[str, tuple[str, Callable[[CampaignTerms], object]]] = {
     "a foreign campaign inside": ("campaign", changed(campaign="autumn")),
     "replayed from the round before": ("late", changed(round=2)),
     "replayed from long ago": ("late", changed(round=-5)),
+    "of a round with 4000 digits": ("late", changed(round=-(10**4000))),
     "of a round to come": ("round", changed(round=4)),
     "from a stale base": ("base", changed(base_digest="0" * 64)),
     "under another plan": ("plan", changed(plan_digest="plan-bank-b")),
@@ -134,14 +150,28 @@ HOSTILE: dict[str, tuple[str, Callable[[CampaignTerms], object]]] = {
 }
 
 
-@pytest.mark.parametrize(("check", "hostile"), HOSTILE.values(), ids=HOSTILE.keys())
+ROWS = {"finite": 13, "schema": 14, "norm": 15, "steps": 15, "size": 16}
+ROWS |= dict.fromkeys(("context", "campaign", "late", "round", "base"), 11)
+ROWS |= dict.fromkeys(("signer", "signature", "payload", "bank"), 12)
+"""Of the table of faults, by check."""
+
+
+def marks_of(name: str, check: str) -> list[pytest.MarkDecorator]:
+    row = 13 if name == "1e38" else ROWS.get(check)
+    return [] if row is None else [pytest.mark.fault(row)]
+
+
+@pytest.mark.parametrize(
+    ("check", "hostile"),
+    [pytest.param(check, make, id=name, marks=marks_of(name, check)) for name, (check, make) in HOSTILE.items()],
+)
 def test_hostile_updates_are_refused_by_the_right_check(
     terms: CampaignTerms, check: str, hostile: Callable[[CampaignTerms], object]
 ) -> None:
     found = admit(hostile(terms), terms, EXPECTED, find_key)
     assert isinstance(found, Refused)
     assert found.check == check
-    assert found.reason.startswith("Expected") and len(found.reason) < 400 and "Traceback" not in found.reason
+    assert found.reason.startswith("Expected") and len(found.reason) <= MAX_REASON and "Traceback" not in found.reason
 
 
 def test_an_honest_update_is_admitted_as_it_was_sent(terms: CampaignTerms) -> None:
@@ -161,6 +191,7 @@ def test_norms_up_to_the_bound_pass_and_none_is_rescaled(terms: CampaignTerms) -
     assert isinstance(huge, Admitted) and huge.norm == pytest.approx(1e38 * 27**0.5)
 
 
+@pytest.mark.fault(11)
 def test_a_second_update_of_a_bank_is_a_duplicate_and_one_of_another_bank_is_none(terms: CampaignTerms) -> None:
     have = dataclasses.replace(EXPECTED, have={"bank-a"})
     found = admit(sealed(terms, update(terms).to_bytes()), terms, have, find_key)
@@ -169,6 +200,7 @@ def test_a_second_update_of_a_bank_is_a_duplicate_and_one_of_another_bank_is_non
     assert isinstance(admit(sealed(terms, other.to_bytes(), "bank-b"), terms, have, find_key), Admitted)
 
 
+@pytest.mark.fault(17)
 def test_a_bank_that_was_revoked_is_out_at_once(terms: CampaignTerms) -> None:
     content = sealed(terms, update(terms).to_bytes())
     found = admit(content, terms, EXPECTED, lambda bank: None if bank == "bank-a" else find_key(bank))
@@ -179,6 +211,23 @@ def test_a_member_of_the_consortium_who_is_not_in_the_campaign_is_refused(terms:
     content = sealed(terms, update(terms, bank="outsider").to_bytes(), "outsider")
     found = admit(content, terms, EXPECTED, find_key)
     assert isinstance(found, Refused) and found.check == "signer"
+
+
+@pytest.mark.parametrize("claim", ["weight", "num_examples", "num_customers"])
+@pytest.mark.parametrize("value", [10**12, 0, -1])
+@pytest.mark.fault(15)
+def test_a_message_cannot_name_its_own_weight(terms: CampaignTerms, claim: str, value: int) -> None:
+    """An update has no field for it, and one field more is no update."""
+    content = update(terms).to_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    fields = json.loads(header["__metadata__"]["fedbank"]) | {claim: value}
+    header["__metadata__"]["fedbank"] = json.dumps(fields)
+    written = json.dumps(header).encode()
+    found = admit(
+        sealed(terms, len(written).to_bytes(8, "little") + written + content[8 + length :]), terms, EXPECTED, find_key
+    )
+    assert isinstance(found, Refused) and found.check == "schema" and "Expected the fields" in found.reason
 
 
 def test_every_flipped_byte_is_refused(terms: CampaignTerms) -> None:
