@@ -4,20 +4,16 @@
 the start with one sentence and not in the middle of a round. Nothing here fetches or unpacks a bundle.
 """
 
-import inspect
 import ssl
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
-from flwr.app import ConfigRecord, Message, RecordDict
-from flwr.app.message import make_message, remove_content_from_message
+from flwr.app import Message
 from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL
-from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.common.serde import message_from_proto
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     DeactivateNodeRequest,
@@ -42,9 +38,9 @@ from flwr.supercore.protobuf.client import (
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from fedbank.adapter.update import PAYLOAD, RECORD
+from fedbank import flower
 from fedbank.errors import RunError, UpdateError
-from fedbank.wire import read_chain, write_chain
+from fedbank.flower import Signatures, deflate, expect_flower
 
 __all__ = [
     "HEARTBEAT_DEFAULT_INTERVAL",
@@ -67,31 +63,19 @@ __all__ = [
     "public_key_to_bytes",
     "read_node_key",
 ]
-_SUPPORTED = "1.41."
-_REMEDY = "Install with: pip install -c constraints.txt ."
-_SIGNATURES: tuple[tuple[Callable[..., Any], tuple[str, ...]], ...] = (
+_SIGNATURES: Signatures = (
     (ProtobufClient.__init__, ("self", "base_url", "interceptors", "verify", "timeout", "retry_invoker")),
     (NodeAuthHttpInterceptor.__init__, ("self", "private_key", "public_key")),
     (FleetHttpClient.ActivateNode, ("self", "request")),
     (FleetHttpClient.PullMessages, ("self", "request")),
     (FleetHttpClient.PushMessages, ("self", "request")),
     (FleetHttpClient.PushObject, ("self", "request")),
-    (make_message, ("metadata", "content", "error")),
-    (message_to_proto, ("message",)),
-    (Message.inflate, ("object_content", "children")),
 )
 
 
 def check_flower() -> None:
     """Raise ``RunError`` if the installed Flower is not the one that this code was written against."""
-    found = version("flwr")
-    if not found.startswith(_SUPPORTED):
-        raise RunError(f"Expected Flower (flwr) {_SUPPORTED}x, got {found}. {_REMEDY}")
-    for function, names in _SIGNATURES:
-        if (got := tuple(inspect.signature(function).parameters)) != names:
-            raise RunError(
-                f"Expected Flower's {function.__qualname__} to take {', '.join(names)}, got {', '.join(got)}. {_REMEDY}"
-            )
+    expect_flower(_SIGNATURES)
 
 
 def read_node_key(path: Path, passphrase: bytes | None = None) -> ec.EllipticCurvePrivateKey:
@@ -127,37 +111,11 @@ def make_client(
 
 
 def inflate(tree: ObjectTree, pull: Callable[[str], bytes], max_bytes: int) -> Message:
-    """The message whose objects ``pull`` fetches; ``UpdateError`` if it is not one record with one bytes value."""
-    ids = [tree.object_id]
-    while tree.children:
-        if len(tree.children) > 1 or len(ids) > 2:
-            break
-        tree = tree.children[0]
-        ids.append(tree.object_id)
-    outer, payload = read_chain(ids, pull, RECORD, PAYLOAD, max_bytes)
-    if payload is None:
+    """The request whose objects ``pull`` fetches; ``UpdateError`` if it is not one record with one bytes value."""
+    message = flower.inflate(tree, pull, max_bytes)
+    if not message.has_content():
         raise UpdateError("Expected a request of the coordinator, got a message that carries an error.")
-    content = RecordDict({RECORD: ConfigRecord({PAYLOAD: payload})})
-    message = Message.inflate(outer, {ids[1]: content})
-    message.metadata.__dict__["_message_id"] = ids[0]
     return message
-
-
-def deflate(message: Message) -> tuple[Any, ObjectTree, dict[str, bytes]]:
-    """The header without content, the tree of object ids, and each object's bytes; names the message.
-
-    Bytes are joined and hashed once; Flower's own way does both several times for every object.
-    """
-    payload = message.content.config_records[RECORD][PAYLOAD] if message.has_content() else None
-    if payload is not None and not isinstance(payload, bytes):
-        raise TypeError(f"expected bytes, got {type(payload).__name__}")
-    bare = remove_content_from_message(message)
-    chain = write_chain(bare.deflate(), payload, RECORD, PAYLOAD)
-    tree = ObjectTree(object_id=chain[-1][0])
-    for object_id, _ in reversed(chain[:-1]):
-        tree = ObjectTree(object_id=object_id, children=[tree])
-    message.metadata.__dict__["_message_id"] = tree.object_id
-    return message_to_proto(bare), tree, dict(chain)
 
 
 class _Wait:

@@ -5,21 +5,18 @@ the start with one sentence and not in the middle of a round.
 """
 
 import hashlib
-import inspect
 import ssl
-from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any
 
 import httpx
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
-from flwr.app import ConfigRecord, Metadata, RecordDict
-from flwr.app.message import Message, make_message, remove_content_from_message
+from flwr.app import Metadata, RecordDict
+from flwr.app.message import Message, make_message
 from flwr.cli.build import build_fab_from_files
 from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, SUPERLINK_NODE_ID, ErrorCode, Status
-from flwr.common.serde import fab_to_proto, message_to_proto
+from flwr.common.serde import fab_to_proto
 from flwr.proto.control_pb2 import ListRunsRequest, StartRunRequest, StopRunRequest
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree, PullObjectRequest, PushObjectRequest
@@ -36,7 +33,6 @@ from flwr.server.superlink.linkstate import LinkState
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, TASK_TOKEN_HEADER, TaskType
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
-from flwr.supercore.inflatable.inflatable_object import InflatableObject
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufClient, ProtobufRequestContext
 from flwr.supercore.runtime import RuntimeHttpClient
@@ -54,11 +50,11 @@ from flwr.superlink.routers.fleet.middlewares import FleetEventLogMiddleware
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from sqlalchemy.exc import DatabaseError as DatabaseProblem
 
-from fedbank.adapter.update import PAYLOAD, RECORD
-from fedbank.errors import RunError, UpdateError
-from fedbank.wire import MAX_CHAIN, read_chain, write_chain
+from fedbank.errors import RunError
+from fedbank.flower import Signatures, deflate, expect_flower, inflate
 
 __all__ = [
+    "BUNDLE",
     "FLEET_HTTP_PUBLIC_KEY_HEADER",
     "SUPERLINK_NODE_ID",
     "TASK_TOKEN_HEADER",
@@ -100,9 +96,7 @@ __all__ = [
     "set_identity",
     "unregister_node",
 ]
-_SUPPORTED = "1.41."
-_REMEDY = "Install with: pip install -c constraints.txt ."
-_BUNDLE = """
+BUNDLE = """
 [project]
 name = "fedbank"
 version = "1.0.0"
@@ -114,6 +108,7 @@ publisher = "fedbank"
 serverapp = "fedbank_server.nothing:app"
 clientapp = "fedbank_client.nothing:app"
 """
+"""The one file of the bundle, beside a licence: it names apps that do not exist."""
 _IDLE_LAYERS: tuple[object, ...] = (
     ControlSensitiveResponseMiddleware,
     ControlLicenseMiddleware,
@@ -121,7 +116,7 @@ _IDLE_LAYERS: tuple[object, ...] = (
     FleetEventLogMiddleware,
 )
 """Layers around every request that do nothing without plugins and without cloud connectors, of which we have none."""
-_SIGNATURES: tuple[tuple[Callable[..., Any], tuple[str, ...]], ...] = (
+_SIGNATURES: Signatures = (
     (create_app, ("config", "superlink_lifespan_class")),
     (SuperLinkLifespan.__init__, ("self", "config", "state_factory")),
     (LinkState.get_node_id_by_public_key, ("self", "public_key")),
@@ -140,21 +135,12 @@ _SIGNATURES: tuple[tuple[Callable[..., Any], tuple[str, ...]], ...] = (
     (RuntimeHttpClient.PullMessages, ("self", "request")),
     (RuntimeHttpClient.AcquireTask, ("self", "request")),
     (ControlHttpClient.StartRun, ("self", "request")),
-    (make_message, ("metadata", "content", "error")),
-    (message_to_proto, ("message",)),
 )
 
 
 def check_flower() -> None:
     """Raise ``RunError`` if the installed Flower is not the one that this code was written against."""
-    found = version("flwr")
-    if not found.startswith(_SUPPORTED):
-        raise RunError(f"Expected Flower (flwr) {_SUPPORTED}x, got {found}. {_REMEDY}")
-    for function, names in _SIGNATURES:
-        if (got := tuple(inspect.signature(function).parameters)) != names:
-            raise RunError(
-                f"Expected Flower's {function.__qualname__} to take {', '.join(names)}, got {', '.join(got)}. {_REMEDY}"
-            )
+    expect_flower(_SIGNATURES)
 
 
 def make_app(database: str, certificate: str, key: str, ca: str, port: int) -> Any:
@@ -255,44 +241,9 @@ def message_for_run(message: Message, run_id: int, task_id: int, created_at: flo
     return make_message(metadata, content)
 
 
-def deflate(message: Message) -> tuple[Any, ObjectTree, dict[str, bytes]]:
-    """The header without content, the tree of object ids, and each object's bytes; names the message.
-
-    Bytes are joined and hashed once; Flower's own way does both several times for every object.
-    """
-    payload = message.content.config_records[RECORD][PAYLOAD] if message.has_content() else None
-    if payload is not None and not isinstance(payload, bytes):
-        raise TypeError(f"expected bytes, got {type(payload).__name__}")
-    bare = remove_content_from_message(message)
-    chain = write_chain(bare.deflate(), payload, RECORD, PAYLOAD)
-    tree = ObjectTree(object_id=chain[-1][0])
-    for object_id, _ in reversed(chain[:-1]):
-        tree = ObjectTree(object_id=object_id, children=[tree])
-    message.metadata.__dict__["_message_id"] = tree.object_id
-    return message_to_proto(bare), tree, dict(chain)
-
-
-def inflate(tree: ObjectTree, pull: Callable[[str], bytes], max_bytes: int) -> Message:
-    """The message whose objects ``pull`` fetches; ``UpdateError`` unless it is an error or one bytes value."""
-    ids = [tree.object_id]
-    while tree.children and len(ids) <= MAX_CHAIN:
-        tree = tree.children[0]
-        ids.append(tree.object_id)
-    outer, payload = read_chain(ids, pull, RECORD, PAYLOAD, max_bytes)
-    children: dict[str, InflatableObject] = (
-        {} if payload is None else {ids[1]: RecordDict({RECORD: ConfigRecord({PAYLOAD: payload})})}
-    )
-    try:
-        message = Message.inflate(outer, children)
-    except (ValueError, DecodeError) as error:
-        raise UpdateError(f"Expected a message, got: {error}") from None
-    message.metadata.__dict__["_message_id"] = ids[0]
-    return message
-
-
 def bundle() -> Any:
     """An app bundle without code, which Flower wants to see before it starts a run."""
-    content = build_fab_from_files({"pyproject.toml": _BUNDLE.encode(), "LICENSE": b"Apache-2.0\n"})[0]
+    content = build_fab_from_files({"pyproject.toml": BUNDLE.encode(), "LICENSE": b"Apache-2.0\n"})[0]
     return fab_to_proto(Fab(hashlib.sha256(content).hexdigest(), content, {}))
 
 

@@ -26,7 +26,7 @@ from flwr.proto.control_pb2 import StartRunRequest
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
 
-from fedbank_server.flower_hooks import pinned_context
+from fedbank_server.flower_hooks import BUNDLE, pinned_context
 from simulations.benchmarks.harness import publish
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "deployment"))
@@ -34,18 +34,7 @@ from consortium import Consortium, exchange, free_port, listens, payload_of, wai
 
 PARAMETERS = {"trivial": 10, "4m": 4_000_000}
 REPEATS = {"trivial": 5, "4m": 3}
-_BUNDLE = """
-[project]
-name = "echo"
-version = "1.0.0"
-license = { file = "LICENSE" }
-dependencies = ["flwr>=1.41,<1.42"]
-[tool.flwr.app]
-publisher = "fedbank"
-[tool.flwr.app.components]
-serverapp = "echo.server:app"
-clientapp = "echo.client:app"
-"""
+_BUNDLE = BUNDLE.replace("fedbank_server.nothing", "echo.server").replace("fedbank_client.nothing", "echo.client")
 _CLIENT = """
 from flwr.app import Message
 from flwr.clientapp import ClientApp

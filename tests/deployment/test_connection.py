@@ -9,6 +9,7 @@ import httpx
 import pytest
 from pki import Authority, Paths
 
+from fedbank import flower
 from fedbank.errors import RunError
 from fedbank_client import flower_hooks
 from fedbank_client.connection import Access, DeniedError, FleetConnection, _refusal, _silence, tls_context
@@ -65,7 +66,7 @@ def test_files_that_are_not_certificates_are_named(tmp_path: Path) -> None:
 
 
 def test_another_version_of_flower_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flower_hooks, "version", lambda name: "1.42.0")
+    monkeypatch.setattr(flower, "version", lambda name: "1.42.0")
     with pytest.raises(RunError, match=r"Expected Flower \(flwr\) 1.41.x, got 1.42.0"):
         flower_hooks.check_flower()
 

@@ -164,7 +164,7 @@ def test_a_bundle_that_the_coordinator_offers_is_never_fetched(
     marker = consortium.folder / "executed"
     code = f"open({str(marker)!r}, 'w').close()\n".encode()
     modules = ("fedbank_client/__init__.py", "torch.py", "sitecustomize.py", "fedbank_server/__init__.py")
-    files = {"pyproject.toml": flower_hooks._BUNDLE.encode(), "LICENSE": b"-"} | dict.fromkeys(modules, code)
+    files = {"pyproject.toml": flower_hooks.BUNDLE.encode(), "LICENSE": b"-"} | dict.fromkeys(modules, code)
     content = build_fab_from_files(files)[0]
     assert b"sitecustomize.py" in content
     monkeypatch.setattr(
