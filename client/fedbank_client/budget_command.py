@@ -1,10 +1,8 @@
 """``fedbank client budget``: what a bank's ledger says, for people, for programs and as a drawing."""
 
 import argparse
-import json
 import math
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from fedbank.command_line import add_json, print_json, say
 from fedbank.errors import PrivacyError, RunError
 from fedbank.privacy.ledger import LEDGER, Book, read_ledger
 from fedbank_client.home import BANK_FILE, TRAINING, Home, find_home
@@ -48,11 +47,9 @@ def _verify(words: Sequence[str]) -> int:
             "was replaced since: put back the newest copy and take no part in rounds until then."
         )
     if chosen.json:
-        _print_json({**_about(book), "intact": True})
+        print_json({**_about(book), "intact": True})
     else:
-        sys.stdout.write(
-            f"The ledger of {book.bank} is intact: {len(book.charges)} charges, last hash {book.head or 'none'}.\n"
-        )
+        say(f"The ledger of {book.bank} is intact: {len(book.charges)} charges, last hash {book.head or 'none'}.")
     return 0
 
 
@@ -82,7 +79,7 @@ def _budget(words: Sequence[str]) -> int:
         write_page(chosen.plot, book.bank, budget, moments)
     if chosen.json:
         over_time = [{"time": m.time, "campaign": m.campaign, "epsilon": _up(m.epsilon)} for m in moments]
-        _print_json({**statement, "over_time": over_time})
+        print_json({**statement, "over_time": over_time})
     else:
         _print_table(statement, chosen.plot)
     return 0
@@ -98,7 +95,7 @@ def _add_folder(parser: argparse.ArgumentParser) -> None:
         help="of a simulation, RUN/banks/BANK; default: the bank's folder, FEDBANK_HOME or the current one",
     )
     where.add_argument("--dir", type=Path, metavar="DIR", help="the same, as other commands take it")
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    add_json(parser)
 
 
 def _line_hash(text: str) -> str:
@@ -208,10 +205,6 @@ def _up(epsilon: float) -> float | None:
     from fedbank.privacy.accounting import round_up
 
     return round_up(epsilon, 4) if math.isfinite(epsilon) else None
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _print_table(statement: dict[str, Any], plot: Path | None) -> None:

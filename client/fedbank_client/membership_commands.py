@@ -5,10 +5,9 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
+from fedbank.command_line import add_folder, add_json, now, print_json, say
 from fedbank.errors import ConfigError
 from fedbank.membership.documents import Invitation
 from fedbank.membership.folders import read_document
@@ -42,8 +41,8 @@ def init_command(words: Sequence[str]) -> int:
         raise ConfigError(f"Expected {BANK_MEANING}, got {chosen.bank!r:.80}. See the invitation's letter.")
     invitation = Invitation.read(read_document(chosen.invitation))
     earlier = None if chosen.earlier is None else find_home(chosen.earlier)
-    home, request = enrol(chosen.folder, chosen.bank, invitation, _now(), earlier=earlier)
-    _say(
+    home, request = enrol(chosen.folder, chosen.bank, invitation, now(), earlier=earlier)
+    say(
         f"Made the folder of {home.bank} in {home.folder}. Compare with the coordinator over a second channel:\n"
         f"  its key              {home.coordinator_key.hex()}\n"
         f"  your signing key     {request.signing_key.hex()}\n"
@@ -60,11 +59,11 @@ def join_command(words: Sequence[str]) -> int:
         description="Check the coordinator's join package against the invitation and this bank's own keys; keep it.",
     )
     parser.add_argument("package", type=Path, metavar="PACKAGE", help="from the coordinator")
-    _add_folder(parser)
+    add_folder(parser)
     chosen = parser.parse_args(list(words))
     home = find_home(chosen.dir)
-    join(home, read_document(chosen.package), _now())
-    _say(f"{home.bank} is a member of {home.consortium}, with {', '.join(home.read_roster().active())}.")
+    join(home, read_document(chosen.package), now())
+    say(f"{home.bank} is a member of {home.consortium}, with {', '.join(home.read_roster().active())}.")
     return 0
 
 
@@ -75,7 +74,7 @@ def leave_command(words: Sequence[str]) -> int:
         description="Leave the consortium: write a signed notice for the coordinator and remove what this bank "
         "connects with. Ledger, evidence and policy stay.",
     )
-    _add_folder(parser)
+    add_folder(parser)
     parser.add_argument("--yes", action="store_true", help="do not ask")
     chosen = parser.parse_args(list(words))
     home = find_home(chosen.dir)
@@ -83,10 +82,10 @@ def leave_command(words: Sequence[str]) -> int:
         sys.stdout.write(f"{home.bank} leaves {home.consortium}: its TLS and node keys are removed. Type its name: ")
         sys.stdout.flush()
         if sys.stdin.readline().strip() != home.bank:
-            _say("Nothing was changed.")
+            say("Nothing was changed.")
             return 2
-    notice = leave(home, _now())
-    _say(
+    notice = leave(home, now())
+    say(
         f"{home.bank} has left. Send {notice} to the coordinator, who then runs:\n"
         f"  fedbank server revoke {home.bank} --notice {notice.name}"
     )
@@ -100,9 +99,9 @@ def policy_command(words: Sequence[str]) -> int:
         description="Show what this bank agrees to, or check the file and, with --offer, whether a campaign fits.",
     )
     parser.add_argument("action", choices=("show", "check"))
-    _add_folder(parser)
+    add_folder(parser)
     parser.add_argument("--offer", type=Path, metavar="FILE.json", help="check: a campaign's offer")
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    add_json(parser)
     chosen = parser.parse_args(list(words))
     if chosen.offer is not None and chosen.action == "show":
         parser.error("--offer belongs to check")
@@ -111,18 +110,18 @@ def policy_command(words: Sequence[str]) -> int:
     refusal = None
     if chosen.offer is not None:
         try:
-            policy.check(CampaignOffer.from_json(read_document(chosen.offer)), _now())
+            policy.check(CampaignOffer.from_json(read_document(chosen.offer)), now())
         except PolicyError as error:
             refusal = str(error)
     if chosen.json:
-        _print_json({"policy": policy.to_dict(), "warnings": policy.warnings(), "refusal": refusal})
+        print_json({"policy": policy.to_dict(), "warnings": policy.warnings(), "refusal": refusal})
     elif chosen.action == "show":
-        _say("\n".join(f"{name}: {_plain(value)}" for name, value in policy.to_dict().items()))
+        say("\n".join(f"{name}: {_plain(value)}" for name, value in policy.to_dict().items()))
     else:
         for warning in policy.warnings():
-            _say(f"warn  {warning}")
+            say(f"warn  {warning}")
         fits = "" if chosen.offer is None else " The campaign fits." if refusal is None else f"\nfail  {refusal}"
-        _say(f"ok    {home.policy} is understood.{fits}")
+        say(f"ok    {home.policy} is understood.{fits}")
     return 0 if refusal is None else 2
 
 
@@ -133,28 +132,12 @@ def doctor_command(words: Sequence[str]) -> int:
         description="Check this bank's folder, its machine and the way to the coordinator; exits with 2 if something "
         "fails.",
     )
-    _add_folder(parser)
+    add_folder(parser)
     parser.add_argument("--offline", action="store_true", help="do not connect to the coordinator")
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    add_json(parser)
     chosen = parser.parse_args(list(words))
-    return report(examine(find_home(chosen.dir), _now, reach=not chosen.offline), as_json=chosen.json)
+    return report(examine(find_home(chosen.dir), now, reach=not chosen.offline), as_json=chosen.json)
 
 
 def _plain(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _add_folder(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dir", type=Path, metavar="DIR", help="default: FEDBANK_HOME, or the current folder")
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

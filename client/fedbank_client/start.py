@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fedbank.cli import EXIT_OK
+from fedbank.command_line import add_folder, add_json, print_json
 from fedbank.config import config_dir, load_client
 from fedbank.errors import RunError
 from fedbank.model.quiet import quiet_libraries
@@ -26,7 +27,7 @@ def start_command(words: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("overrides", nargs="*", metavar="NAME=VALUE", help="such as data=csv data.path=inquiries.csv")
-    parser.add_argument("--dir", type=Path, metavar="DIR", help="default: FEDBANK_HOME, or the current folder")
+    add_folder(parser)
     parser.add_argument(UNSUPERVISED, action="store_true", help="do not restart after a crash: a service manager does")
     chosen = parser.parse_intermixed_args(list(words))
     home, config = find_home(chosen.dir), load_client(chosen.overrides)
@@ -56,7 +57,7 @@ def model_command(words: Sequence[str]) -> int:
         description="The digest of a base model: what policy.yaml allows and campaigns are about.",
     )
     parser.add_argument("overrides", nargs="*", metavar="NAME=VALUE", help="such as model=path model.path=DIR")
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    add_json(parser)
     chosen = parser.parse_intermixed_args(list(words))
     config = load_client(chosen.overrides)
 
@@ -73,13 +74,13 @@ def status_command(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="fedbank client status", description="How this bank's process is, and which campaign it agreed to."
     )
-    parser.add_argument("--dir", type=Path, metavar="DIR", help="default: FEDBANK_HOME, or the current folder")
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    add_folder(parser)
+    add_json(parser)
     chosen = parser.parse_args(list(words))
     home = find_home(chosen.dir)
     about = _status(home)
     if chosen.json:
-        sys.stdout.write(json.dumps(about, indent=2) + "\n")
+        print_json(about)
         return EXIT_OK
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{home.bank}, member of {home.consortium}: {about['state']} since {about['since'] or 'never'}")

@@ -1,18 +1,17 @@
 """``fedbank evidence``: verify and show a log of evidence, of either side."""
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fedbank.command_line import add_json, print_json, say
 from fedbank.evidence.entry import Entry
 from fedbank.evidence.errors import EvidenceError
 from fedbank.evidence.files import read_entry_lines, unusable
@@ -56,9 +55,9 @@ def _verify(words: Sequence[str]) -> int:
     path, key = _log(chosen.path), _key(chosen.key)
     verified = verify_log(path, key, [_read_note(file) for file in chosen.seen])
     if chosen.json:
-        _print_json({**asdict(verified), "signatures_checked": key is not None, "seen": len(chosen.seen)})
+        print_json({**asdict(verified), "signatures_checked": key is not None, "seen": len(chosen.seen)})
     else:
-        sys.stdout.write(f"{path} is intact: {_summary(verified, key)}\n")
+        say(f"{path} is intact: {_summary(verified, key)}")
         sys.stdout.write(f"\n{verified.note}" if verified.note else "")
     return 0
 
@@ -80,11 +79,11 @@ def _show(words: Sequence[str]) -> int:
     rows = _last_entries(path, chosen.last)
     if chosen.json:
         state = {"intact": damage is None, "damage": damage and str(damage), "first_bad": damage and damage.index}
-        _print_json({"entries": [row.fields() if isinstance(row, Entry) else None for row in rows], **state})
+        print_json({"entries": [row.fields() if isinstance(row, Entry) else None for row in rows], **state})
     else:
         _print_table(path, rows)
         if verified is not None:
-            sys.stdout.write(f"Intact: {_summary(verified, key)}\n")
+            say(f"Intact: {_summary(verified, key)}")
     if damage is not None:
         raise damage
     return 0
@@ -93,7 +92,7 @@ def _show(words: Sequence[str]) -> int:
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", type=Path, metavar="PATH", help=f"the log, or a folder with {EVIDENCE}")
     parser.add_argument("--key", metavar="HEX", help="public key of the log's owner: 64 hexadecimal digits")
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    add_json(parser)
 
 
 def _count(text: str) -> int:
@@ -149,10 +148,6 @@ def _summary(verified: Verified, key: bytes | None) -> str:
         f"{verified.entries} entries, of which {verified.signed} are signed by {verified.checkpoints} checkpoints; "
         f"signatures {signatures}; root {verified.root}."
     )
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _print_table(path: Path, rows: Sequence[Entry | bytes]) -> None:

@@ -8,16 +8,6 @@ from fedbank.certificates import CertificateError, read_private
 from fedbank.errors import ConfigError, RunError
 
 
-def add_folder(parser: argparse.ArgumentParser) -> None:
-    """``--dir DIR``"""
-    parser.add_argument("--dir", type=Path, metavar="DIR", help="default: FEDBANK_HOME, or the current folder")
-
-
-def add_json(parser: argparse.ArgumentParser) -> None:
-    """``--json``"""
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-
-
 def add_passphrase(parser: argparse.ArgumentParser) -> None:
     """Never as a word on the command line, which every process on the machine can read."""
     either = parser.add_mutually_exclusive_group()

@@ -1,12 +1,10 @@
 """The coordinator's commands around membership: init, invite, admit, members, revoke, renew, ..."""
 
 import argparse
-import json
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from fedbank.certificates import Authority
+from fedbank.command_line import add_folder, add_json, now, print_json, say
 from fedbank.durable import write_atomic
 from fedbank.errors import ConfigError
 from fedbank.membership.folders import read_document, utc
 from fedbank.membership.health import report
 from fedbank.membership.terms import BANK, BANK_MEANING
 from fedbank.sealing.roster import COORDINATOR, Roster
-from fedbank_server.arguments import add_folder, add_json, add_passphrase, read_passphrase, refuse_file
+from fedbank_server.arguments import add_passphrase, read_passphrase, refuse_file
 from fedbank_server.authority import DEFAULT_HOSTS, DEFAULT_PORT, create_consortium, load_authority, renew_server
 from fedbank_server.backup import back_up, restore
 from fedbank_server.consortium import Files, find_folder
@@ -48,9 +47,9 @@ def init_command(words: Sequence[str]) -> int:
     chosen = parser.parse_args(list(words))
     hosts = tuple(dict.fromkeys(chosen.host or DEFAULT_HOSTS))
     create_consortium(
-        chosen.folder, chosen.name, _now(), hosts=hosts, port=chosen.port, passphrase=read_passphrase(chosen, new=True)
+        chosen.folder, chosen.name, now(), hosts=hosts, port=chosen.port, passphrase=read_passphrase(chosen, new=True)
     )
-    _say(
+    say(
         f"Made the consortium {chosen.name} in {chosen.folder}, reached at {', '.join(hosts)}, port {chosen.port}.\n"
         f"The coordinator's key is {Files(chosen.folder).public_key().hex()}\n"
         f"Tell it to every bank over a second channel. Next: edit {Files(chosen.folder).settings}, then\n"
@@ -76,9 +75,9 @@ def invite_command(words: Sequence[str]) -> int:
     if not 0 < chosen.valid_hours <= 24 * 30:
         raise ConfigError(f"Expected --valid-hours above 0 and at most 720, got {chosen.valid_hours}. 24 is usual.")
     refuse_file(chosen.output)
-    invitation, content = invite(folder, bank, _now(), valid=timedelta(hours=chosen.valid_hours))
+    invitation, content = invite(folder, bank, now(), valid=timedelta(hours=chosen.valid_hours))
     write_atomic(chosen.output, content, mode=0o600)
-    _say(
+    say(
         f"Wrote the invitation for {bank} to {chosen.output}, valid until {utc(invitation.expires)}. Send it in "
         "confidence.\n"
         f"The bank must see this coordinator key, compared over a second channel:\n  {invitation.coordinator_key.hex()}"
@@ -102,10 +101,10 @@ def admit_command(words: Sequence[str]) -> int:
     content = read_document(chosen.request)
     if chosen.output is not None:
         refuse_file(chosen.output)
-    request, package = admit(folder, content, partial(_authority, folder, chosen), _now())
+    request, package = admit(folder, content, partial(_authority, folder, chosen), now())
     output = chosen.output or Path(f"{request.bank}.package.json")
     write_atomic(output, package)
-    _say(
+    say(
         f"{request.bank} is a member. Wrote its join package to {output}: send it back.\n"
         f"Compare the bank's signing key with it over a second channel:\n  {request.signing_key.hex()}"
     )
@@ -121,9 +120,9 @@ def members_command(words: Sequence[str]) -> int:
     add_json(parser)
     chosen = parser.parse_args(list(words))
     folder = find_folder(chosen.dir)
-    shown = _statement(Files(folder), active_members(folder), _now())
+    shown = _statement(Files(folder), active_members(folder), now())
     if chosen.json:
-        _print_json(shown)
+        print_json(shown)
         return 0
     table = Table(title=f"{shown['consortium']}, roster {shown['sequence']}")
     for column in ("bank", "state", "since", "certificate until", "signing key"):
@@ -151,10 +150,10 @@ def revoke_command(words: Sequence[str]) -> int:
     chosen = parser.parse_args(list(words))
     folder = find_folder(chosen.dir)
     if chosen.notice is None:
-        member = revoke(folder, chosen.bank, _now(), reason=chosen.reason)
+        member = revoke(folder, chosen.bank, now(), reason=chosen.reason)
     else:
-        member = accept_notice(folder, read_document(chosen.notice), chosen.bank, _now())
-    _say(f"{member.bank} is no member since {member.revoked}. Roster {active_members(folder).sequence}.")
+        member = accept_notice(folder, read_document(chosen.notice), chosen.bank, now())
+    say(f"{member.bank} is no member since {member.revoked}. Roster {active_members(folder).sequence}.")
     return 0
 
 
@@ -173,14 +172,14 @@ def renew_command(words: Sequence[str]) -> int:
     folder = find_folder(chosen.dir)
     authority = partial(_authority, folder, chosen)
     if chosen.bank is None:
-        hosts = renew_server(folder, authority(), _now())
-        _say(f"Made a new certificate for {', '.join(hosts)}. Restart the server.")
+        hosts = renew_server(folder, authority(), now())
+        say(f"Made a new certificate for {', '.join(hosts)}. Restart the server.")
         return 0
     bank = _bank(chosen.bank)
     output = chosen.output or Path(f"{bank}.package.json")
     refuse_file(output)
-    write_atomic(output, renew(folder, bank, authority, _now()))
-    _say(f"Wrote the new join package of {bank} to {output}: send it, to be joined with again.")
+    write_atomic(output, renew(folder, bank, authority, now()))
+    say(f"Wrote the new join package of {bank} to {output}: send it, to be joined with again.")
     return 0
 
 
@@ -196,9 +195,9 @@ def backup_command(words: Sequence[str]) -> int:
     add_passphrase(parser)
     chosen = parser.parse_args(list(words))
     made = back_up(find_folder(chosen.dir), chosen.file, read_passphrase(chosen, new=True))
-    _say(f"Wrote {made.files} files, {made.size / 1e6:.1f} MB, to {chosen.file}.")
+    say(f"Wrote {made.files} files, {made.size / 1e6:.1f} MB, to {chosen.file}.")
     if made.left_out:
-        _say(f"Left out links and special files: {', '.join(made.left_out)}.")
+        say(f"Left out links and special files: {', '.join(made.left_out)}.")
     return 0
 
 
@@ -212,7 +211,7 @@ def restore_command(words: Sequence[str]) -> int:
     add_passphrase(parser)
     chosen = parser.parse_args(list(words))
     made = restore(chosen.file, chosen.folder, read_passphrase(chosen))
-    _say(
+    say(
         f"Made {chosen.folder} from {made.files} files. What changed after the backup is lost: revoke again whoever "
         "was revoked since, and compare\n"
         f"  fedbank server members --dir {chosen.folder}"
@@ -228,14 +227,14 @@ def doctor_command(words: Sequence[str]) -> int:
     add_folder(parser)
     add_json(parser)
     chosen = parser.parse_args(list(words))
-    return report(examine(find_folder(chosen.dir), _now()), as_json=chosen.json)
+    return report(examine(find_folder(chosen.dir), now()), as_json=chosen.json)
 
 
 def _authority(folder: Path, chosen: argparse.Namespace) -> Authority:
     return load_authority(Files(folder), read_passphrase(chosen))
 
 
-def _statement(files: Files, roster: Roster, now: datetime) -> dict[str, Any]:
+def _statement(files: Files, roster: Roster, moment: datetime) -> dict[str, Any]:
     members = []
     for member in roster.members.values():
         expires = expiry_of(files, member.bank)
@@ -253,7 +252,7 @@ def _statement(files: Files, roster: Roster, now: datetime) -> dict[str, Any]:
     still_open = [
         {name: value for name, value in asdict(given).items() if name in ("bank", "issued", "expires")}
         for given in read_invitations(files)
-        if given.used is None and given.withdrawn is None and datetime.fromisoformat(given.expires) > now
+        if given.used is None and given.withdrawn is None and datetime.fromisoformat(given.expires) > moment
     ]
     return {
         "consortium": roster.consortium,
@@ -269,15 +268,3 @@ def _bank(name: str) -> str:
     if not re.fullmatch(BANK, name) or name == COORDINATOR:
         raise ConfigError(f"Expected {BANK_MEANING}, got {name!r:.80}. Choose another.")
     return name
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from fedbank.certificates import read_private
 from fedbank.cli import EXIT_OK
+from fedbank.command_line import add_folder
 from fedbank.config import config_dir, load_campaign
 from fedbank.durable import open_locked
 from fedbank.errors import ConfigError, RunError
@@ -25,7 +26,6 @@ from fedbank.evidence.log import EVIDENCE, EvidenceLog
 from fedbank.evidence.origin import origin
 from fedbank.sealing.keys import SigningKey
 from fedbank.supervision import UNSUPERVISED, end_with_parent, log_to, stop_on_signals, supervise_itself
-from fedbank_server.arguments import add_folder
 from fedbank_server.consortium import Consortium, Files, find_folder, host_of, read_consortium
 from fedbank_server.limits import MIB, Limits
 from fedbank_server.members import active_members
@@ -105,6 +105,7 @@ def run_command(words: Sequence[str]) -> int:
                 home=folder / "flower",
                 max_payload_bytes=max_message_bytes(prepared.spec),
                 stop=stop,
+                say=console.print,
             )
         )
         observer = EvidenceObserver(evidence, prepared.proposal.campaign, console.print)

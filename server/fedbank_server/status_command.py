@@ -1,11 +1,8 @@
 """``fedbank server status``: the consortium's state, for people and for programs."""
 
 import argparse
-import json
-import sys
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
@@ -14,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedbank.certificates import read_private
-from fedbank_server.arguments import add_folder, add_json
+from fedbank.command_line import add_folder, add_json, now, print_json, say
 from fedbank_server.consortium import Files, find_folder, read_consortium
 from fedbank_server.overview import BankView, Overview, read_overview
 
@@ -35,9 +32,9 @@ def status_command(words: Sequence[str]) -> int:
     chosen = parser.parse_args(list(words))
     folder = find_folder(chosen.dir)
     if chosen.url:
-        sys.stdout.write(f"{page_address(folder)}\n")
+        say(page_address(folder))
     elif chosen.json:
-        sys.stdout.write(json.dumps(_read(folder).as_json(), indent=2) + "\n")
+        print_json(_read(folder).as_json())
     elif chosen.watch:
         _watch(folder)
     else:
@@ -96,7 +93,7 @@ def _progress(bank: BankView) -> str:
 
 
 def _read(folder: Path) -> Overview:
-    return read_overview(folder, datetime.now(UTC))
+    return read_overview(folder, now())
 
 
 def _watch(folder: Path) -> None:
