@@ -215,6 +215,8 @@ class _Campaign:
         name = self.terms.campaign
         for text in itertools.chain(self._prefix(), self._counted(), self._state(), self._aggregate()):
             yield f"{name}: {text}"
+        if ended and len(self.lines) != self.terms.num_rounds:
+            yield f"{name}: {len(self.lines)} of {self.terms.num_rounds} rounds are committed"
         for text in self._released(banks, ended=ended):
             yield f"{name}: {text}"
 

@@ -140,6 +140,7 @@ DAMAGES: dict[str, tuple[Callable[[Copy], object], str]] = {
     "round-missing": (lambda c: c.history(lambda h: h.pop(0)), "no prefix, each once"),
     "round-twice": (lambda c: c.history(lambda h: h.insert(1, h[0])), "no prefix, each once"),
     "last-round-gone": (lambda c: c.history(lambda h: h.pop()), "is gone from the history, or was changed"),
+    "not-complete": (lambda c: c.history(lambda h: h.pop()), "2 of 3 rounds are committed"),
     "round-changed": (
         lambda c: c.history(lambda h: h[0].update(began="x")),
         "is gone from the history, or was changed",
