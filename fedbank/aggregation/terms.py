@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedbank.adapter.state import AdapterSpec
-from fedbank.aggregation.deadline import DeadlineRule
 from fedbank.aggregation.server_step import ServerStep
 from fedbank.errors import ConfigError
+from fedbank.membership.terms import DeadlineRule
 
 DEFAULT_MAX_NORM = 1e3
 """Far above what a round of LoRA training does; ``fedbank.aggregation.norms`` derives the tight bound."""

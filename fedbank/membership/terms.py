@@ -1,6 +1,7 @@
 """The terms of a consortium: what every member agrees to on joining. Public values only."""
 
 import json
+import math
 from dataclasses import asdict, dataclass
 
 from fedbank.errors import ConfigError
@@ -21,11 +22,18 @@ _PLAN_KEYS = ("target_epsilon", "delta", "unit")
 
 @dataclass(frozen=True, slots=True)
 class DeadlineRule:
-    """A round may take ``factor`` times the measured time of its steps, from ``floor_s`` to ``ceiling_s`` seconds."""
+    """A round may take ``factor`` times what the quorum needed lately, from ``floor_s`` to ``ceiling_s`` seconds."""
 
-    factor: float
-    floor_s: float
-    ceiling_s: float
+    factor: float = 3.0
+    floor_s: float = 60.0
+    ceiling_s: float = 4 * 3600.0
+
+    def __post_init__(self) -> None:
+        if not (self.factor >= 1 and 0 < self.floor_s <= self.ceiling_s < math.inf):
+            raise ConfigError(
+                "Expected a deadline with a factor of at least 1 and 0 < floor_s <= ceiling_s, got factor "
+                f"{self.factor:g}, floor_s {self.floor_s:g}, ceiling_s {self.ceiling_s:g}."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +67,9 @@ class Terms:
             ConfigError: names the file and the key.
         """
         rule = values.section("deadline", _DEADLINE_KEYS)
-        deadline = DeadlineRule(rule.number("factor"), rule.number("floor_s"), rule.number("ceiling_s"))
-        if deadline.floor_s > deadline.ceiling_s:
-            raise ConfigError(
-                f"Expected deadline.floor_s to be at most deadline.ceiling_s, got {deadline.floor_s:g} and "
-                f"{deadline.ceiling_s:g}."
-            )
         return cls(
             values.integer("quorum", low=1, high=_MOST_BANKS),
-            deadline,
+            DeadlineRule(rule.number("factor"), rule.number("floor_s"), rule.number("ceiling_s")),
             values.text("base_model_digest", DIGEST, "64 hex digits") if values.given("base_model_digest") else None,
             values.integer("release_threshold", low=1, high=_MOST_BANKS) if values.given("release_threshold") else None,
             _plan(values.section("plan", _PLAN_KEYS)) if values.given("plan") else PlanTerms(),

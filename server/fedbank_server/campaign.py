@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 
 from fedbank.adapter.state import Released, digest
 from fedbank.aggregation.admit import l2_norm
-from fedbank.aggregation.deadline import time_allowed
+from fedbank.aggregation.deadline import WINDOW, time_allowed
 from fedbank.aggregation.rounds import GlobalState, Phase, Round, aggregate
 from fedbank.aggregation.terms import CampaignTerms
 from fedbank.errors import RunError
@@ -156,7 +156,7 @@ class Campaign:
         rule, allowed = self._terms.deadline, None
         if rule is not None:
             needed = self._terms.needed(len(self._terms.weights))
-            allowed = time_allowed(rule, self._store.history.seconds(rule.window), needed, record.retries)
+            allowed = time_allowed(rule, self._store.history.seconds(WINDOW), needed, record.retries)
         record = record.collect(self._clock(), allowed)
         self._store.rounds.save(record)
         return record

@@ -13,7 +13,6 @@ from flwr.serverapp import Grid
 
 from fedbank.adapter.export import save_adapter
 from fedbank.adapter.state import AdapterSpec, initial_state
-from fedbank.aggregation.deadline import DeadlineRule
 from fedbank.aggregation.norms import Noise, update_norm_bound
 from fedbank.aggregation.rounds import GlobalState
 from fedbank.aggregation.terms import CampaignTerms
@@ -141,7 +140,6 @@ def campaign_terms(prepared: Prepared, accepted: Mapping[str, Acceptance], roste
     proposal, rules = prepared.proposal, prepared.consortium.terms
     training = proposal.terms.training
     declared = proposal.terms.aggregation.weights == "declared"
-    deadline = rules.deadline
     return CampaignTerms(
         proposal.campaign,
         prepared.spec,
@@ -154,7 +152,7 @@ def campaign_terms(prepared: Prepared, accepted: Mapping[str, Acceptance], roste
         consortium=proposal.consortium,
         roster_digest=roster_digest,
         quorum=min(rules.quorum, len(accepted)),
-        deadline=DeadlineRule(deadline.factor, deadline.floor_s, deadline.ceiling_s),
+        deadline=rules.deadline,
         max_attempts=prepared.config.attempts,
         max_update_norm=_norm_bound(proposal, prepared.spec, accepted),
     )

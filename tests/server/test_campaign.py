@@ -14,9 +14,9 @@ from numeric_bank import first_state, key_of, numeric_app, numeric_change
 import fedbank_server.round_store as module
 from fedbank.adapter.state import digest
 from fedbank.adapter.update import PAYLOAD, RECORD, Update
-from fedbank.aggregation.deadline import DeadlineRule
 from fedbank.aggregation.rules import average
 from fedbank.errors import RunError
+from fedbank.membership.terms import DeadlineRule
 from fedbank_server.history import recompute
 from fedbank_server.nodes import CoordinatorKeys, Timing
 from fedbank_server.snapshot import BankState
