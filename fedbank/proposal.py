@@ -46,7 +46,7 @@ class Proposal:
     def of(cls, consortium: str, base_digest: str, config: CampaignConfig) -> "Proposal":
         """The proposal that the coordinator's settings make."""
         terms = TermsConfig(
-            config.adapter, config.privacy, config.training, config.aggregation, config.model.max_length, config.seed
+            config.adapter, config.privacy, config.training, config.aggregation, config.seed, config.model.max_length
         )
         return cls(consortium, config.name, base_digest, terms)
 

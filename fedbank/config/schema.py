@@ -104,6 +104,17 @@ class AggregationConfig:
 
 
 @dataclass
+class AgreedConfig:
+    """What the parties of a campaign agree on, in a simulation as in a deployment"""
+
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    aggregation: AggregationConfig = field(default_factory=AggregationConfig)
+    seed: int = 0
+
+
+@dataclass
 class HeldOutConfig:
     """The ``held_out`` section of conf/simulate.yaml"""
 
@@ -135,50 +146,35 @@ class SimulationConfig:
 
 
 @dataclass
-class SimulateConfig:
+class SimulateConfig(AgreedConfig):
     """conf/simulate.yaml"""
 
     data: DataConfig = field(default_factory=DataConfig)
     partition: PartitionConfig = field(default_factory=PartitionConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    adapter: AdapterConfig = field(default_factory=AdapterConfig)
-    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    aggregation: AggregationConfig = field(default_factory=AggregationConfig)
     held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
     comparisons: ComparisonsConfig = field(default_factory=ComparisonsConfig)
     simulation: SimulationConfig = field(default_factory=SimulationConfig)
     banks: int = 4
-    seed: int = 0
     output: str | None = None
     resume: str | None = None
 
 
 @dataclass
-class TermsConfig:
-    """What the parties of a campaign agree on beside the base model: part of conf/campaign.yaml"""
+class TermsConfig(AgreedConfig):
+    """The terms of a proposal: what is agreed on beside the base model, with the one setting of it that is"""
 
-    adapter: AdapterConfig = field(default_factory=AdapterConfig)
-    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    aggregation: AggregationConfig = field(default_factory=AggregationConfig)
     max_length: int = 64
-    seed: int = 0
 
 
 @dataclass
-class CampaignConfig:
+class CampaignConfig(AgreedConfig):
     """conf/campaign.yaml"""
 
     model: ModelConfig = field(default_factory=ModelConfig)
-    adapter: AdapterConfig = field(default_factory=AdapterConfig)
-    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    aggregation: AggregationConfig = field(default_factory=AggregationConfig)
     name: str = "campaign"
     attempts: int = 3
     patience_s: float = 600.0
-    seed: int = 0
 
 
 @dataclass
