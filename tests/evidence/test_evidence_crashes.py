@@ -5,10 +5,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from own_log import DIGEST, KEY, ORIGIN, fill, open_log
 
 from fedbank.evidence.errors import EvidenceError
 from fedbank.evidence.files import checkpoints_of
@@ -16,24 +16,6 @@ from fedbank.evidence.log import EvidenceLog
 from fedbank.evidence.trail import INTERVAL
 from fedbank.evidence.verify import verify_log
 from fedbank.sealing.keys import SigningKey
-
-KEY, ORIGIN = SigningKey.derived("log"), "nordic.example/coordinator"
-DIGEST = "ab" * 32
-NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "own" / "evidence.jsonl"
-
-
-def open_log(path: Path, *, sync: bool = True, clock: Callable[[], datetime] = lambda: NOON) -> EvidenceLog:
-    return EvidenceLog(path, ORIGIN, KEY, sync=sync, clock=clock)
-
-
-def fill(log: EvidenceLog, count: int) -> None:
-    for number in range(count):
-        log.append("update.admitted", DIGEST, f"norm {number}", "bank-a")
 
 
 class Killed(BaseException):

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from own_log import DIGEST, KEY, NOON, ORIGIN, fill, open_log
 
 from fedbank.evidence import log as module
 from fedbank.evidence.entry import MAX_LINE_BYTES, MAX_RESULT, Entry, one_line
@@ -16,25 +17,6 @@ from fedbank.evidence.log import EvidenceLog
 from fedbank.evidence.note import read_checkpoint
 from fedbank.evidence.trail import INTERVAL
 from fedbank.evidence.verify import check_growth, verify_log
-from fedbank.sealing.keys import SigningKey
-
-KEY, ORIGIN = SigningKey.derived("log"), "nordic.example/coordinator"
-DIGEST = "ab" * 32
-NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "own" / "evidence.jsonl"
-
-
-def open_log(path: Path, *, sync: bool = True, clock: Callable[[], datetime] = lambda: NOON) -> EvidenceLog:
-    return EvidenceLog(path, ORIGIN, KEY, sync=sync, clock=clock)
-
-
-def fill(log: EvidenceLog, count: int) -> None:
-    for number in range(count):
-        log.append("update.admitted", DIGEST, f"norm {number}", "bank-a")
 
 
 def test_an_entry_is_one_line_with_six_fields(path: Path) -> None:
