@@ -9,8 +9,9 @@ whose update was kept or sent is therefore charged exactly once.
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from fedbank.adapter.lora import AdaptedModel
 from fedbank.adapter.state import digest
-from fedbank.adapter.update import RoundRequest, Update
+from fedbank.adapter.update import Disclosure, RoundRequest, Update
 from fedbank.data.encode import EncodedUnits
 from fedbank.durable import write_atomic
 from fedbank.errors import PrivacyError, RunError, UpdateError
@@ -49,6 +50,8 @@ class Bank:
     ``stream_for_round`` supplies the randomness of a round. A deployed bank passes none: its noise is secure, from keys
     of its own. Only code, never a configuration, can pass another. ``budget`` are the bank's own
     limits over all of its campaigns, which share one ledger in ``folder``; ``None``: only each campaign's plan counts.
+    ``on_step`` gets a round's number and how many of its steps are done, 0 when it begins. ``disclose`` makes what an
+    update tells of the ledger, of all charges, the campaign and its delta.
     ``sync=False``, which only code can pass as well, spares a simulation the waiting for its disk.
 
     The folder holds the ledger, its head, the key of a round that is being computed, and of each campaign the last
@@ -68,6 +71,8 @@ class Bank:
         device: torch.device,
         budget: SpendingLimit | None = None,
         sync: bool = True,
+        on_step: Callable[[int, int], None] = lambda round_number, done: None,
+        disclose: Callable[[Sequence[Charge], str, float], Disclosure | None] = lambda charges, campaign, delta: None,
     ) -> None:
         self.name = name
         self._participation = participation
@@ -79,6 +84,7 @@ class Bank:
         self._keys = RoundKeys(folder / "keys", sync=sync)
         self._device = device
         self._sync = sync
+        self._on_step, self._disclose = on_step, disclose
         self._ledger = Ledger(folder / LEDGER, name, limit=budget, sync=sync)
         self._books_agree = False
 
@@ -125,14 +131,30 @@ class Bank:
 
     def _train(self, request: RoundRequest, base_digest: str) -> Update:
         plan, settings = self._participation.plan, self._participation.settings
-        stream = self._stream(request, base_digest)
+        stream, disclosed = self._stream(request, base_digest), None
         if isinstance(plan, PrivacyPlan):
             self._charge(request.round, base_digest, plan, stream.replay_id)
+            disclosed = self._disclose(self._ledger.charges(), request.campaign, plan.delta)
+        self._on_step(request.round, 0)
         change = train_round(
-            self._model, self._data, plan, settings, request.adapter, stream=stream, device=self._device
+            self._model,
+            self._data,
+            plan,
+            settings,
+            request.adapter,
+            stream=stream,
+            device=self._device,
+            on_step=partial(self._on_step, request.round),
         )
         return Update(
-            request.campaign, request.round, self.name, base_digest, self._plan_digest, settings.num_steps, change
+            request.campaign,
+            request.round,
+            self.name,
+            base_digest,
+            self._plan_digest,
+            settings.num_steps,
+            change,
+            disclosed,
         )
 
     def _stream(self, request: RoundRequest, base_digest: str) -> RandomStream:

@@ -5,7 +5,7 @@ bank goes on where it was.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 from fedbank.adapter.export import save_adapter
 from fedbank.adapter.lora import AdaptedModel, LoraSettings
 from fedbank.adapter.state import digest
-from fedbank.adapter.update import COORDINATOR, Update
+from fedbank.adapter.update import COORDINATOR, Disclosure, Update
 from fedbank.config.schema import ClientConfig
 from fedbank.data.encode import EncodedUnits, Encoder
 from fedbank.data.units import Unit
@@ -30,8 +30,10 @@ from fedbank.sealing.envelope import open_sealed
 from fedbank.sealing.keys import PublicKey
 from fedbank.sealing.roster import MAX_ROSTER_BYTES, Roster, read_roster
 from fedbank_client.bank import Bank, Participation
+from fedbank_client.disclosure import disclosure
 from fedbank_client.home import TRAINING, Home
-from fedbank_client.policy import CampaignOffer, read_policy
+from fedbank_client.policy import CampaignOffer, ClosedError, read_policy
+from fedbank_client.progress import ProgressWatch
 from fedbank_client.seal import BankSeal
 from fedbank_client.terms import local_settings, lora_settings, training_plan, units_of
 
@@ -113,6 +115,8 @@ class Desk:
     ) -> None:
         self._home, self._config, self._resources = home, config, resources
         self._note, self._now, self._stream_for_round = note, now, stream_for_round
+        self.progress = ProgressWatch(now)
+        """How far the round at work is."""
         self._key = home.load_signing_key()
         self._encoded: dict[int, EncodedUnits] = {}
         self._attached: tuple[LoraSettings, AdaptedModel] | None = None
@@ -169,7 +173,8 @@ class Desk:
     def open_bank(self) -> "PolicedBank":
         """Whoever trains in the campaign that was agreed to last; ``UpdateError`` if there is none."""
         agreement, bank = self._open()
-        return PolicedBank(bank, offer_of(agreement.proposal, agreement.plan), self._home.policy, self._note, self._now)
+        offer = offer_of(agreement.proposal, agreement.plan)
+        return PolicedBank(bank, offer, self._home.policy, self._note, self._now, self.progress)
 
     def seal(self) -> BankSeal:
         """How everything is signed and opened in the campaign that was agreed to last."""
@@ -228,15 +233,22 @@ class Desk:
 
     def _open_bank(self, agreement: Agreement) -> Bank:
         terms, model = agreement.proposal.terms, self._model_of(agreement)
+        campaign, num_steps = agreement.proposal.campaign, terms.training.local_steps
+
+        def disclose(charges: Sequence[Charge], campaign: str, delta: float) -> Disclosure | None:
+            return disclosure(read_policy(self._home.policy).disclose_epsilon, charges, campaign, delta)
+
         return Bank(
             self.name,
-            Participation(agreement.proposal.campaign, agreement.plan, local_settings(terms.training)),
+            Participation(campaign, agreement.plan, local_settings(terms.training)),
             agreement.data,
             lambda: model,
             self._home.folder / TRAINING,
             stream_for_round=self._stream_for_round,
             device=self._resources.base.device,
             budget=PolicyLimit(self._home.policy),
+            on_step=lambda number, done: self.progress.stepped(campaign, number, done, num_steps),
+            disclose=disclose,
         )
 
     def _model_of(self, agreement: Agreement) -> AdaptedModel:
@@ -290,9 +302,18 @@ class PolicedBank:
     What it sent and what it refused is in its evidence before the coordinator learns of it.
     """
 
-    def __init__(self, bank: Bank, offer: CampaignOffer, policy: Path, note: Note, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        bank: Bank,
+        offer: CampaignOffer,
+        policy: Path,
+        note: Note,
+        now: Callable[[], datetime],
+        progress: ProgressWatch,
+    ) -> None:
         self.name = bank.name
         self._bank, self._offer, self._policy, self._note, self._now = bank, offer, policy, note, now
+        self._progress = progress
 
     def train(self, request: bytes) -> Update:
         """The bank's update to one round; ``PrivacyError`` if its policy does not allow the campaign (any more)."""
@@ -300,7 +321,10 @@ class PolicedBank:
             read_policy(self._policy).check(self._offer, self._now())
             update = self._bank.train(request)
         except Exception as error:
-            self._note("round-refused", self._offer.campaign, str(error) or type(error).__name__)
+            action = "round-postponed" if isinstance(error, ClosedError) else "round-refused"
+            self._note(action, self._offer.campaign, str(error) or type(error).__name__)
             raise
+        finally:
+            self._progress.ended()
         self._note("update-sent", digest(update.tensors), f"{update.campaign}, round {update.round}")
         return update

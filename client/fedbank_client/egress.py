@@ -1,4 +1,4 @@
-"""The one way out of a bank: five kinds of things may leave it, and nothing but this module sends.
+"""The one way out of a bank: six kinds of things may leave it, and nothing but this module sends.
 
 The allow-list is a type. Whoever has something else to send (a loss, a count, the text of an exception) has no
 function to call, and a subclass that carries more is refused when it is sent.
@@ -8,10 +8,21 @@ from enum import Enum
 
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 
-from fedbank.adapter.update import PAYLOAD, PRESENCE, RECORD, REFUSED_CODE, UPDATE, Presence, Update
+from fedbank.adapter.update import (
+    LATER_CODE,
+    PAYLOAD,
+    PRESENCE,
+    RECORD,
+    REFUSED_CODE,
+    UPDATE,
+    Later,
+    Presence,
+    Update,
+)
 from fedbank.errors import PrivacyError, UpdateError
 from fedbank.proposal import ACCEPTANCE, Acceptance
 from fedbank.result import RECEIPT, Receipt
+from fedbank_client.policy import ClosedError
 from fedbank_client.seal import BankSeal
 
 
@@ -23,11 +34,13 @@ class Refusal(Enum):
     FAILURE = "refused: the bank could not finish the round"
 
 
-Outgoing = Presence | Acceptance | Update | Receipt | Refusal
+Outgoing = Presence | Acceptance | Update | Receipt | Refusal | Later
 
 
-def refusal_for(error: Exception) -> Refusal:
+def refusal_for(error: Exception) -> Refusal | Later:
     """The public reason that stands for ``error``; its text may speak of private data and is not used."""
+    if isinstance(error, ClosedError):
+        return Later(error.until)
     if isinstance(error, PrivacyError):
         return Refusal.PRIVACY
     return Refusal.REQUEST if isinstance(error, UpdateError) else Refusal.FAILURE
@@ -36,10 +49,13 @@ def refusal_for(error: Exception) -> Refusal:
 def reply(message: Message, outgoing: Outgoing, seal: BankSeal | None) -> Message:
     """The answer to ``message``; ``TypeError`` for anything that is not on the list, subclasses included.
 
-    Everything but a refusal is signed with the bank's ``seal``; a bank without one can only refuse.
+    Everything but a refusal and the hour of training is signed with the bank's ``seal``; a bank without one can say
+    only these.
     """
     if type(outgoing) is Refusal:
         return Message(Error(REFUSED_CODE, outgoing.value), reply_to=message)
+    if type(outgoing) is Later:
+        return Message(Error(LATER_CODE, outgoing.to_text()), reply_to=message)
     if seal is not None and type(outgoing) is Presence:
         return _reply(message, seal.close(PRESENCE, outgoing.to_bytes()))
     if seal is not None and type(outgoing) is Acceptance:

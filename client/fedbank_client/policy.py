@@ -7,7 +7,7 @@ stays up. The limits on epsilon are promises of the whole ledger too, see ``Poli
 import json
 import re
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, time, tzinfo
+from datetime import UTC, datetime, time, timedelta, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -23,6 +23,8 @@ POLICY = "policy.yaml"
 ANY: Final = "any"
 UNITS = ("customer", "record")
 MODES = ("plain", "secure")
+DISCLOSURES = ("nothing", "campaign", "total")
+"""What a bank tells the coordinator of its ledger, each more than the one before."""
 _HOURS = r"any|(?:[01][0-9]|2[0-3]):[0-5][0-9]-(?:[01][0-9]|2[0-3]):[0-5][0-9]"
 _MAX_OFFER = 64 * 1024
 
@@ -53,12 +55,24 @@ time_zone: UTC
 # Whether the coordinator may see this bank's single updates. Each one is already private for every customer by itself.
 # false: only rounds under secure aggregation, which shows sums alone.
 accept_plain_updates: false
+
+# What the coordinator is told of the ledger with every update: nothing, the epsilon that this campaign has spent so far
+# (campaign), or also that of everything the customers ever took part in (total).
+disclose_epsilon: campaign
 """
 """The file that a new bank starts from: it trains nothing until the bank names a base model and a kind of round."""
 
 
 class PolicyError(PrivacyError):
     """An offer that the bank's policy does not allow: nothing is trained, nothing is sent, the bank stays up."""
+
+
+class ClosedError(PolicyError):
+    """Nothing is wrong with the offer, but the bank trains at other hours: from ``until`` (aware) on."""
+
+    def __init__(self, message: str, until: datetime) -> None:
+        super().__init__(message)
+        self.until = until
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +125,13 @@ class Policy:
     hours: tuple[time, time] | None
     zone: str
     accept_plain_updates: bool
+    disclose_epsilon: str = DISCLOSURES[0]
 
     def check(self, offer: CampaignOffer, now: datetime) -> None:
         """Refuse ``offer`` unless every value is of its type, in its range and within this policy at ``now`` (aware).
 
         Raises:
+            ClosedError: all are, but it is not the hour.
             PolicyError: the first value that is not, in one sentence.
         """
         limit = min(self.max_epsilon_per_campaign, self.max_epsilon_total)
@@ -129,7 +145,8 @@ class Policy:
         if offer.mode not in (MODES if self.accept_plain_updates else MODES[1:]):
             self._refuse(offer, "secure aggregation", offer.mode, "accept_plain_updates")
         if not self.is_open(now):
-            self._refuse(offer, f"a time from {self._span()}", f"{self._local(now):%H:%M}", "training_hours")
+            expected, got = f"a time from {self._span()}", f"{self._local(now):%H:%M}"
+            raise ClosedError(_sentence(offer, expected, got, "training_hours"), self.opens(now))
 
     def is_open(self, now: datetime) -> bool:
         """Whether a round may begin at ``now`` (aware)."""
@@ -138,6 +155,14 @@ class Policy:
         begin, end = self.hours
         moment = self._local(now).time()
         return begin <= moment < end if begin < end else moment >= begin or moment < end
+
+    def opens(self, now: datetime) -> datetime:
+        """When the hours begin next, after ``now`` (aware); ``now`` itself if a round may begin."""
+        if self.hours is None or self.is_open(now):
+            return now
+        local = self._local(now)
+        begin = local.replace(hour=self.hours[0].hour, minute=self.hours[0].minute, second=0, microsecond=0)
+        return begin if begin > local else begin + timedelta(days=1)
 
     def budget(self) -> "Budget":
         """The limits for the bank's ledger, which counts everything that was ever executed."""
@@ -184,11 +209,7 @@ class Policy:
             self._refuse(offer, f"a base model that it allows ({known})", got, "base_model_digests")
 
     def _refuse(self, offer: CampaignOffer, expected: str, got: object, about: str) -> None:
-        raise PolicyError(
-            f"Expected of campaign {offer.campaign!r:.60} {expected}, as this bank's {POLICY} says, got "
-            f"{got!r:.70}: change the campaign, or let the bank change {_KEY_OF.get(about, about)}; nothing was "
-            "trained and nothing was sent."
-        )
+        raise PolicyError(_sentence(offer, expected, got, about))
 
     def _local(self, now: datetime) -> datetime:
         if now.tzinfo is None:
@@ -198,6 +219,14 @@ class Policy:
     def _span(self) -> str:
         begin, end = self.hours or (time.min, time.max)
         return f"{begin:%H:%M} to {end:%H:%M} {self.zone}"
+
+
+def _sentence(offer: CampaignOffer, expected: str, got: object, about: str) -> str:
+    return (
+        f"Expected of campaign {offer.campaign!r:.60} {expected}, as this bank's {POLICY} says, got {got!r:.70}: "
+        f"change the campaign, or let the bank change {_KEY_OF.get(about, about)}; nothing was trained and nothing was "
+        "sent."
+    )
 
 
 _KEY_OF = {
@@ -228,6 +257,7 @@ def read_policy(path: Path) -> Policy:
         hours=_hours(values.text("training_hours", _HOURS, "any, or hours such as '22:00-06:00'"), path),
         zone=_zone(values.text("time_zone"), path),
         accept_plain_updates=values.flag("accept_plain_updates"),
+        disclose_epsilon=values.choice("disclose_epsilon", DISCLOSURES),
     )
 
 
@@ -242,6 +272,7 @@ _KEYS = (
     "training_hours",
     "time_zone",
     "accept_plain_updates",
+    "disclose_epsilon",
 )
 
 

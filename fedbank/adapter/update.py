@@ -5,8 +5,10 @@ A question who is there and the bank's answer; the request for a round and the u
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 
 from fedbank.adapter.state import AdapterSpec, Released, Tensors, from_bytes, to_bytes
 from fedbank.errors import UpdateError
@@ -20,12 +22,15 @@ QUESTION, PRESENCE, REQUEST, UPDATE = "question", "presence", "request", "update
 COORDINATOR = "coordinator"
 REFUSED_CODE = 100
 """The code of a bank's refusal among the errors of Flower, whose own codes end far below."""
+LATER_CODE = 102
+"""The code of a bank's answer that it trains at another hour (``Later``); 101 is the transport's."""
 
 NONCE_BYTES = 16
 """A question is that many random bytes."""
 
 _MAX_PRESENCE_BYTES = 1024
 _MAX_HEADER_BYTES = 1 << 20
+_LATER = "later: not before %Y-%m-%dT%H:%MZ"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +146,55 @@ def _masked(text: bytes, *context: str | int) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
+class Later:
+    """A bank's answer to a request outside the hours in which it trains: ask again at ``until`` (aware)."""
+
+    until: datetime
+
+    def to_text(self) -> str:
+        """The answer, to the minute; nothing else is in it."""
+        return self.until.astimezone(UTC).strftime(_LATER)
+
+    @classmethod
+    def from_text(cls, text: str) -> "Later":
+        """Parse an answer; ``UpdateError`` if it is anything else."""
+        try:
+            found = cls(datetime.strptime(text[:80], _LATER).replace(tzinfo=UTC))
+        except ValueError:
+            found = None
+        if found is None or found.to_text() != text:
+            raise UpdateError("Expected the hour at which a bank trains, got something else. Nothing was used.")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Disclosure:
+    """What a bank chose to tell of its ledger with an update: epsilon at its plan's delta, this round included.
+
+    ``campaign``: of this campaign. ``total``: of everything that its customers ever took part in, ``None`` if that is
+    not told.
+    """
+
+    campaign: float
+    total: float | None
+
+    @classmethod
+    def from_fields(cls, fields: object) -> "Disclosure":
+        """Parse what came with an update; ``UpdateError`` unless it is one or two positive numbers."""
+        if isinstance(fields, dict) and fields.keys() == {"campaign", "total"}:
+            campaign, total = fields["campaign"], fields["total"]
+            if _is_epsilon(campaign) and (total is None or _is_epsilon(total)):
+                return cls(campaign, total)
+        raise UpdateError(f"Expected epsilons that a bank has spent, got {fields!r:.80}. Nothing was used.")
+
+
+@dataclass(frozen=True, slots=True)
 class Update:
     """A bank's change to the trainable tensors in one round, already private, and its public metadata.
 
     ``base_digest`` is the digest of the global adapter it starts from, ``num_steps`` the public number of
-    local steps, ``plan_digest`` that of the plan it was made under. Nothing else about the bank's data.
+    local steps, ``plan_digest`` that of the plan it was made under, ``disclosed`` what the bank tells of its ledger by
+    its own choice. Nothing else about the bank's data.
     """
 
     campaign: str
@@ -155,9 +204,11 @@ class Update:
     plan_digest: str
     num_steps: int
     tensors: Released
+    disclosed: Disclosure | None = None
 
     def to_bytes(self) -> bytes:
         """The update as one safetensors file."""
+        told = {} if self.disclosed is None else {"disclosed": asdict(self.disclosed)}
         return to_bytes(
             self.tensors,
             {
@@ -168,6 +219,7 @@ class Update:
                 "base_digest": self.base_digest,
                 "plan_digest": self.plan_digest,
                 "num_steps": self.num_steps,
+                **told,
             },
         )
 
@@ -176,9 +228,15 @@ class Update:
         """Parse and validate an update against the agreed adapter; ``UpdateError`` if it is anything else."""
         tensors, metadata = from_bytes(content, spec.trainable_shapes())
         texts = dict.fromkeys(("campaign", "bank", "base_digest", "plan_digest"), str)
+        told = isinstance(metadata, dict) and "disclosed" in metadata
+        disclosed = Disclosure.from_fields(metadata.pop("disclosed")) if told else None
         _expect_fields(metadata, {"kind": "update"}, {**texts, "round": int, "num_steps": int})
         del metadata["kind"]
-        return cls(tensors=Released(tensors), **metadata)
+        return cls(tensors=Released(tensors), disclosed=disclosed, **metadata)
+
+
+def _is_epsilon(value: object) -> bool:
+    return type(value) is float and 0 < value < math.inf
 
 
 def _expect_fields(metadata: object, fixed: dict[str, str], types: dict[str, type]) -> None:

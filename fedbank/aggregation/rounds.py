@@ -61,13 +61,16 @@ class Decision(StrEnum):
 class Accepted:
     """An update that counts.
 
-    SHA-256 of the signed payload, the signer's key (hexadecimal both), its bytes, and how long after the round began.
+    SHA-256 of the signed payload, the signer's key (hexadecimal both), its bytes, and how long after the round began;
+    what its bank disclosed of its ledger (``Disclosure``), ``None`` for what it did not.
     """
 
     digest: str
     key: str
     num_bytes: int
     seconds: float
+    epsilon: float | None = None
+    epsilon_total: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +167,11 @@ class Round:
         """The result is on disk."""
         self._expect(Phase.AGGREGATING)
         return replace(self, phase=Phase.COMMITTED)
+
+    def extended(self, deadline: float) -> "Round":
+        """Wait until ``deadline`` if that is later than what was said before."""
+        self._expect(Phase.COLLECTING)
+        return self if self.deadline is None else replace(self, deadline=max(self.deadline, deadline))
 
     def abort(self, now: float, missing: Mapping[str, str]) -> "Round":
         """Give this attempt up; ``missing`` says of each bank why."""

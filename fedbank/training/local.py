@@ -5,7 +5,7 @@ much is the plan's business. After the last step the round is checked: what shou
 U sampled customers, P trainable parameters.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -73,11 +73,13 @@ def train_round(
     *,
     stream: RandomStream,
     device: torch.device,
+    on_step: Callable[[int], None] = lambda done: None,
 ) -> Released:
     """The change of the trainable tensors after ``settings.num_steps`` steps from the global adapter ``start``.
 
     ``stream`` supplies the sample, the noise and the dropout masks. The result is private under ``plan`` and may
-    leave the bank. ``RunError`` if the round trained anything else than the agreed adapter, or not that.
+    leave the bank. ``on_step`` gets the number of steps that are done, for whoever watches. ``RunError`` if the round
+    trained anything else than the agreed adapter, or not that.
     """
     model.write(start)
     check = RoundCheck(model)
@@ -89,6 +91,7 @@ def train_round(
                 parameter.grad = gradient.to(parameter)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            on_step(step + 1)
     end = model.read()
     change = {name: end[name] - start[name] for name in model.spec.trainable_shapes()}
     check.passed(change, mean_P)

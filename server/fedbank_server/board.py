@@ -64,6 +64,7 @@ class Board:
             dict(self._banks),
             self._error,
             iso(self._clock()),
+            self._terms.num_local_steps,
         )
         status.save(self._path)
         self._watch(status)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from fedbank.adapter.update import COORDINATOR, PAYLOAD, RECORD, REFUSED_CODE, REQUEST, RoundCall
+from fedbank.adapter.update import COORDINATOR, LATER_CODE, PAYLOAD, RECORD, REFUSED_CODE, REQUEST, RoundCall
 from fedbank.aggregation.admit import Admitted, Expected, Refused, admit
 from fedbank.aggregation.rounds import Accepted, Decision, GlobalState, Round
 from fedbank.aggregation.terms import CampaignTerms
@@ -21,6 +21,7 @@ from fedbank_server.board import Board
 from fedbank_server.nodes import CoordinatorKeys, Nodes, Timing
 from fedbank_server.observer import Observer
 from fedbank_server.post import ENROL, TRAIN, Asked, Post
+from fedbank_server.postponed import Postponed
 from fedbank_server.round_store import RoundStore
 from fedbank_server.snapshot import BankState
 
@@ -52,6 +53,7 @@ class Collector:
         self._post = Post(grid)
         self._nodes = Nodes(grid, self._post, terms, keys, timing)
         self._asked: dict[str, Asked] = {}
+        self._postponed = Postponed()
         self._called: dict[str, str] = {}
         self._sealed_call, self._call_bytes = b"", 0
         self.bytes_down = 0
@@ -75,6 +77,7 @@ class Collector:
             if looked or answers:
                 self._show_absent(record, active)
                 self._board.publish(record, state, needed)
+            record = self._patient(record, now, needed, active)
             decision = record.decide(now, needed, active)
             if decision is not Decision.WAIT:
                 return self._decided(record, decision, now)
@@ -135,7 +138,7 @@ class Collector:
         """Send the call to every bank that is there and has not been asked since its app was started."""
         for bank in sorted(self._active() - record.accepted.keys() - set(record.refusing)):
             seat, before, now = self._nodes.seat(bank), self._asked.get(bank), self._clock()
-            if seat is None:
+            if seat is None or self._postponed.is_waiting(bank, seat.instance, now):
                 continue
             if before and (before.node, before.instance) == (seat.node, seat.instance) and now < before.expires:
                 continue
@@ -144,6 +147,7 @@ class Collector:
             self._post.send(asked, self._call(record, state), lifetime_s)
             self.bytes_down += self._call_bytes
             self._asked[bank] = asked
+            self._postponed.asked(bank)
             self._board.bank(bank, BankState.ASKED)
 
     def _call(self, record: Round, state: GlobalState) -> bytes:
@@ -166,6 +170,9 @@ class Collector:
         if message.has_error() and message.error.code in _NOT_DELIVERED:
             self._nodes.lost(asked.bank)
             return record
+        if message.has_error() and message.error.code == LATER_CODE and asked.round == record.number:
+            problem = self._postponed.note(asked, record.attempt, str(message.error.reason), self._clock())
+            return record if problem is None else self._refuse(problem, asked, record)
         content = _content(message)
         found = content if isinstance(content, Refused) else self._admit(content, record, state)
         if isinstance(found, Refused):
@@ -183,7 +190,9 @@ class Collector:
     def _count(self, record: Round, found: Admitted, arrived: float) -> Round:
         bank = found.update.bank
         seconds = round(max(0.0, arrived - record.began), 3)
-        record = record.accept(bank, Accepted(found.digest, found.key, found.num_bytes, seconds))
+        told = found.update.disclosed
+        epsilons = (None, None) if told is None else (told.campaign, told.total)
+        record = record.accept(bank, Accepted(found.digest, found.key, found.num_bytes, seconds, *epsilons))
         self._board.bank(bank, BankState.SENT)
         self._observer.update_admitted(record.number, bank)
         return record
@@ -217,10 +226,25 @@ class Collector:
 
     def _show_absent(self, record: Round, active: set[str]) -> None:
         for bank in active - record.accepted.keys() - set(record.refusing):
-            if self._nodes.seat(bank) is None:
+            seat = self._nodes.seat(bank)
+            if seat is None:
                 self._board.bank(bank, BankState.OFFLINE)
+            elif self._postponed.is_waiting(bank, seat.instance, self._clock()):
+                self._board.bank(bank, BankState.WAITING, self._postponed.reason(bank))
             elif bank in self._asked and self._board.state(bank).state is not BankState.LATE:
                 self._board.bank(bank, BankState.ASKED)
+
+    def _patient(self, record: Round, now: float, needed: int, active: set[str]) -> Round:
+        """A round that cannot have its quorum before some bank's hour of training waits for that hour."""
+        able = active - set(record.refusing)
+        hours = self._postponed.hours(able - record.accepted.keys(), now)
+        missing = needed - (len(able) - len(hours))
+        if record.time_allowed_s is None or not 0 < missing <= len(hours):
+            return record
+        extended = record.extended(hours[missing - 1] + record.time_allowed_s)
+        if extended != record:
+            self._rounds.save(extended)
+        return extended
 
     def _give_up_without_deadline(self, record: Round, waited_s: float) -> None:
         """Where no deadline ends a round, banks that never appear do."""

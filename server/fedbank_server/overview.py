@@ -5,7 +5,7 @@ The campaign, the server and whoever looks are different processes: files are al
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,17 +19,31 @@ from fedbank_server.history import CommittedLine, History
 from fedbank_server.members import active_members
 from fedbank_server.snapshot import BankState, CampaignStatus, read_status
 
+TRAINING = "training"
+"""How the state of a bank that has been asked is shown."""
 _WINDOW = 5
 """Rounds whose times the estimate of the remaining time is made of."""
 
 
 @dataclass(frozen=True, slots=True)
-class BankView:
-    """One member. ``state`` as in ``BankState``, empty outside a campaign.
+class Expected:
+    """How far a bank that trains should be, by the times of its earlier rounds: at ``step`` of ``num_steps``, with its
+    update here at ``end`` (UTC, ISO 8601). Where it really is does not leave it (docs/adr/0010).
+    """
 
-    ``epsilon`` is what the bank disclosed: the cost of the whole campaign to its customers; ``None`` if it did not
-    accept it, or trains without privacy. ``rounds`` counts the committed rounds with its update. ``elapsed_s`` of
-    about ``usual_s`` seconds have passed since it was asked.
+    step: int
+    num_steps: int
+    end: str
+
+
+@dataclass(frozen=True, slots=True)
+class BankView:
+    """One member. ``state`` as in ``BankState`` (``asked`` is shown as ``training``), empty outside a campaign.
+
+    ``epsilon`` is the cost of the whole campaign to its customers that the bank agreed to; ``None`` if it did not
+    accept it, or trains without privacy. ``epsilon_spent`` (in this campaign) and ``epsilon_total`` (ever) are what its
+    own ledger says after its last committed update, ``None`` for what its policy does not disclose. ``rounds`` counts
+    the committed rounds with its update. ``elapsed_s`` of about ``usual_s`` seconds have passed since it was asked.
     """
 
     bank: str
@@ -39,14 +53,20 @@ class BankView:
     since: str
     reason: str
     epsilon: float | None
+    epsilon_spent: float | None
+    epsilon_total: float | None
     rounds: int
     elapsed_s: float | None
     usual_s: float | None
+    expected: Expected | None
 
 
 @dataclass(frozen=True, slots=True)
 class RoundView:
-    """One committed round: how long it took, how many updates it has, how often it was tried."""
+    """One committed round: how long it took, how many updates it has, how often it was tried.
+
+    ``epsilon``: what each bank that discloses it had spent in the campaign after it.
+    """
 
     round: int
     committed: str
@@ -55,6 +75,7 @@ class RoundView:
     missing: int
     attempts: int
     refused: int
+    epsilon: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +91,11 @@ class Overview:
     now: str
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+        """Plain values; the banks of the campaign are those of ``banks``."""
+        values = asdict(self)
+        if values["campaign"] is not None:
+            del values["campaign"]["banks"]
+        return values
 
 
 def read_overview(folder: Path, now: datetime) -> Overview:
@@ -103,19 +127,35 @@ def _bank_view(
 ) -> BankView:
     found = status.banks.get(member.bank) if status is not None else None
     consent = accepted.get(member.bank)
-    times = [float(line.accepted[member.bank]["seconds"]) for line in lines if member.bank in line.accepted]
+    sent = [line.accepted[member.bank] for line in lines if member.bank in line.accepted]
+    last = sent[-1] if sent else {}
+    usual_s = round(median(float(one["seconds"]) for one in sent[-_WINDOW:]), 1) if sent else None
     asked = found is not None and found.state is BankState.ASKED
+    since = datetime.fromisoformat(found.since) if found is not None and asked else None
+    state = (TRAINING if asked else str(found.state)) if found is not None else ""
     return BankView(
         member.bank,
         member.joined,
         member.revoked,
-        "revoked" if member.revoked is not None else str(found.state) if found is not None else "",
+        "revoked" if member.revoked is not None else state,
         found.since if found is not None else "",
         found.reason if found is not None else "",
         consent.epsilon if consent is not None else None,
-        len(times),
-        (now - datetime.fromisoformat(found.since)).total_seconds() if found is not None and asked else None,
-        round(median(times[-_WINDOW:]), 1) if times else None,
+        last.get("epsilon"),
+        last.get("epsilon_total"),
+        len(sent),
+        (now - since).total_seconds() if since is not None else None,
+        usual_s,
+        _expected(since, usual_s, status.num_steps, now) if since and usual_s and status is not None else None,
+    )
+
+
+def _expected(since: datetime, usual_s: float, num_steps: int, now: datetime) -> Expected:
+    passed = max(0.0, (now - since).total_seconds() / usual_s)
+    return Expected(
+        min(num_steps, int(num_steps * passed)),
+        num_steps,
+        (since + timedelta(seconds=usual_s)).astimezone(UTC).isoformat(timespec="seconds"),
     )
 
 
@@ -129,4 +169,5 @@ def _round_view(line: CommittedLine) -> RoundView:
         len(line.missing),
         line.attempt,
         len(line.refused) + line.refused_more,
+        {bank: value["epsilon"] for bank, value in line.accepted.items() if value.get("epsilon") is not None},
     )

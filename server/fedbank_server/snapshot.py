@@ -18,11 +18,12 @@ class BankState(StrEnum):
 
     idle: there, nothing asked. asked: has the request, its update is not here. sent: its update counts. late: sent
     after its round was committed. refused: it refused, or what it sent was refused. offline: no node of it is there.
-    revoked: no longer a member.
+    waiting: it trains at other hours, and is asked again then. revoked: no longer a member.
     """
 
     IDLE = "idle"
     ASKED = "asked"
+    WAITING = "waiting"
     SENT = "sent"
     LATE = "late"
     REFUSED = "refused"
@@ -45,7 +46,8 @@ class CampaignStatus:
 
     ``phase`` is the round's (``planned``, ``collecting``, ``aggregating``, ``committed``, ``aborted``) or ``paused``:
     a person has to act, ``last_error`` says on what. ``deadline`` and ``updated`` are UTC (ISO 8601); ``deadline`` is
-    empty where a round waits for all banks. ``needed`` updates make a quorum.
+    empty where a round waits for all banks. ``needed`` updates make a quorum. Every bank takes ``num_steps``
+    steps in a round.
     """
 
     campaign: str
@@ -60,6 +62,7 @@ class CampaignStatus:
     banks: Mapping[str, BankStatus]
     last_error: str
     updated: str
+    num_steps: int = 0
 
     def save(self, path: Path) -> None:
         """Replace the file at ``path``, never in part. Not synced: after a power cut the campaign writes it anew."""

@@ -15,7 +15,15 @@ from fedbank.command_line import add_folder, add_json, now, print_json, say
 from fedbank_server.consortium import Files, find_folder, read_consortium
 from fedbank_server.overview import BankView, Overview, read_overview
 
-_STYLES = {"sent": "green", "asked": "blue", "late": "yellow", "offline": "yellow", "refused": "red", "revoked": "red"}
+_STYLES = {
+    "sent": "green",
+    "training": "blue",
+    "waiting": "yellow",
+    "late": "yellow",
+    "offline": "yellow",
+    "refused": "red",
+    "revoked": "red",
+}
 
 
 def status_command(words: Sequence[str]) -> int:
@@ -23,7 +31,10 @@ def status_command(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="fedbank server status",
         description="The round, each bank's state, what banks disclosed of their privacy, the next deadline, the last "
-        "error. States: idle, asked (has the request and trains), sent, late, refused, offline, revoked.",
+        "error. States: idle, training (has the request), waiting (for its hours), sent, late, refused, offline, "
+        "revoked. Steps and ends are expected, from the times of earlier rounds: how far a bank really is, only it "
+        "knows. Epsilon: what the bank's ledger has spent in this campaign, of what it agreed to; in brackets over all "
+        "campaigns; each if its policy tells it.",
     )
     add_folder(parser)
     add_json(parser)
@@ -79,17 +90,27 @@ def _banks(banks: Sequence[BankView]) -> Table:
         table.add_column(heading, justify="right")
     table.add_column("note")
     for bank in banks:
-        epsilon = "" if bank.epsilon is None else f"{bank.epsilon:.2f}"
         state = Text(bank.state or "no campaign", style=_STYLES.get(bank.state, ""))
-        table.add_row(bank.bank, state, bank.since[:19], _progress(bank), str(bank.rounds), epsilon, Text(bank.reason))
+        cells = bank.since[:19], _progress(bank), str(bank.rounds), _epsilon(bank)
+        table.add_row(bank.bank, state, *cells, Text(bank.reason))
     return table
 
 
 def _progress(bank: BankView) -> str:
     if bank.elapsed_s is None:
         return ""
-    usual = f" of about {bank.usual_s:.0f} s" if bank.usual_s is not None else " s"
-    return f"{bank.elapsed_s:.0f}{usual}"
+    if bank.expected is None:
+        return f"{bank.elapsed_s:.0f} s"
+    expected = bank.expected
+    return f"about step {expected.step} of {expected.num_steps}, end expected {expected.end[11:19]}"
+
+
+def _epsilon(bank: BankView) -> str:
+    if bank.epsilon is None:
+        return ""
+    spent = "not told" if bank.epsilon_spent is None else f"{bank.epsilon_spent:.2f}"
+    total = "" if bank.epsilon_total is None else f" ({bank.epsilon_total:.2f})"
+    return f"{spent} of {bank.epsilon:.2f}{total}"
 
 
 def _read(folder: Path) -> Overview:
