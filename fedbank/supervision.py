@@ -21,14 +21,14 @@ def supervise(
     stop: threading.Event,
     *,
     pause_s: tuple[float, float] = (0.5, 30.0),
-    healthy_s: float = 60.0,
+    healthy_s: float = 20.0,
     on_restart: Callable[[int, float], None] = lambda code, pause_s: None,
 ) -> int:
     """Run ``command`` and start it again whenever it crashes; the exit code once that is 0 or 2, or ``stop`` set.
 
     Pauses between starts double from ``pause_s[0]`` to ``pause_s[1]`` seconds and begin anew after a child that lived
-    for ``healthy_s``. The child gets SIGTERM on ``stop`` and SIGKILL ten seconds later. ``on_restart`` gets the exit
-    code (negative: the signal) and the pause.
+    for ``healthy_s``: it can start, so what ended it does not come back at once. The child gets SIGTERM on ``stop`` and
+    SIGKILL ten seconds later. ``on_restart`` gets the exit code (negative: the signal) and the pause.
     """
     wait_s = pause_s[0]
     while True:

@@ -37,6 +37,10 @@ class AlreadyOnlineError(RunError):
     """The coordinator still takes an earlier process of this node for present."""
 
 
+class NotTakenError(UnreachableError):
+    """Something refuses this very request, and it is not the coordinator's Flower: a limit, a proxy on the way."""
+
+
 class NotWantedError(RunError):
     """The coordinator does not take this answer any more: its run is over. It will ask again if it still needs it."""
 
@@ -62,13 +66,15 @@ class Access:
     max_message_bytes: int = 64 * 1024 * 1024
     wait_s: float = 2.0
     timeout_s: float = 15.0
+    presence_s: float = 2.0 * flower.HEARTBEAT_DEFAULT_INTERVAL
+    """For how long the coordinator takes the node for present without a heartbeat; 20 s at least."""
 
 
 class FleetConnection:
     """One node's line. Methods raise one of this module's errors and nothing else; a call may be repeated."""
 
     def __init__(self, access: Access) -> None:
-        self._access = access
+        self._access, self._interval_s = access, access.presence_s / 2  # Flower waits for two of them
         key = flower.read_node_key(access.node_key, access.passphrase)
         self._public_key = flower.public_key_to_bytes(key.public_key())
         self._client = flower.make_client(
@@ -87,7 +93,7 @@ class FleetConnection:
             lambda: self._client.ActivateNode(
                 flower.ActivateNodeRequest(
                     public_key=self._public_key,
-                    heartbeat_interval=flower.HEARTBEAT_DEFAULT_INTERVAL,
+                    heartbeat_interval=self._interval_s,
                 )
             )
         )
@@ -107,7 +113,7 @@ class FleetConnection:
 
     def heartbeat(self) -> bool:
         """Tell the coordinator that this node lives; ``False`` if it does not know it."""
-        request = flower.SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=flower.HEARTBEAT_DEFAULT_INTERVAL)
+        request = flower.SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=self._interval_s)
         return bool(self._call(lambda: self._client.SendNodeHeartbeat(request)).success)
 
     def pull(self) -> "Message | NotOurs | None":
@@ -132,7 +138,7 @@ class FleetConnection:
         return message
 
     def push(self, reply: Message, seconds: float) -> None:
-        """Send the answer to a message; ``seconds`` is how long it took."""
+        """Send the answer to a message; ``seconds`` is how long it took. ``NotTakenError``: not as it is."""
         header, tree, objects = flower.deflate(reply)
         answer = self._call(
             lambda: self._client.PushMessages(
@@ -211,7 +217,8 @@ def _refusal(response: httpx.Response, access: Access) -> RunError:
         return AlreadyOnlineError(f"{access.address} still takes an earlier process of this node for present: {said}")
     if status in (408, 429) or status >= 500:
         return UnreachableError(f"{access.address} answered {status}: {said}")
-    return NotWantedError(f"{access.address} answered {status}: {said}")
+    kind = NotWantedError if '"code"' in said else NotTakenError
+    return kind(f"{access.address} answered {status}: {said}")
 
 
 def _clock(response: httpx.Response) -> str:

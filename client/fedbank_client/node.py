@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ from fedbank_client.connection import (
     DeniedError,
     FleetConnection,
     NotOurs,
+    NotTakenError,
     NotWantedError,
     UnreachableError,
 )
@@ -33,6 +35,9 @@ from fedbank_client.connection import (
 _LOG = logging.getLogger("fedbank.node")
 _APP_FAILED = 2
 """Flower's code for an app that raised; the reason stays inside."""
+_NOT_TAKEN = "the bank's answer was refused on its way; the bank's log says by whom"
+_ATTEMPTS = 3
+"""To send an answer that something on the way refuses."""
 ClientApp = Callable[[Message, Context], Message]
 """What a ``flwr.clientapp.ClientApp`` is to its caller."""
 
@@ -68,13 +73,23 @@ def run_node(settings: NodeSettings, client_app: ClientApp, stop: threading.Even
         ) from None
 
 
+@dataclass(slots=True)
+class _Answer:
+    """What is to be sent, how long it took, and the request if an error may be sent in its place."""
+
+    reply: Message
+    seconds: float = 0.0
+    request: Message | None = None
+
+
 class _Node:
     def __init__(self, settings: NodeSettings, client_app: ClientApp, stop: threading.Event) -> None:
         self._settings, self._app, self._stop = settings, client_app, stop
         self._status = _Status(settings.status)
         self._line = FleetConnection(settings.access)
         self._pulse = _Pulse(settings)
-        self._unsent: tuple[Message, float] | None = None
+        self._unsent: _Answer | None = None
+        self._refused = Counter[str]()
         self._contexts: dict[int, Context] = {}
 
     def run(self) -> None:
@@ -109,19 +124,20 @@ class _Node:
     def _serve(self) -> None:
         while not self._stop.is_set() and self._pulse.known:
             if self._unsent is not None:
-                self._send(*self._unsent)
+                self._send(self._unsent)
+                continue
             message = self._line.pull()
             self._status.polled()
             if isinstance(message, NotOurs):
                 self._status.note("online", RunError(message.reason))
-                self._unsent = message.reply, 0.0
+                self._unsent = _Answer(message.reply)
             elif message is None:
                 self._stop.wait(self._settings.pause_s)
             else:
                 self._unsent = self._answer(message)
 
-    def _answer(self, message: Message) -> tuple[Message, float] | None:
-        """The app's answer and the seconds it took; ``None`` if a stop was asked for before it was there."""
+    def _answer(self, message: Message) -> "_Answer | None":
+        """The app's answer; ``None`` if a stop was asked for before it was there."""
         self._status.note("working")
         began = time.monotonic()
         answers: list[Message] = []
@@ -130,7 +146,7 @@ class _Node:
         while worker.is_alive() and not self._stop.is_set():
             worker.join(0.2)
         self._status.note("online")
-        return (answers[0], time.monotonic() - began) if answers else None
+        return _Answer(answers[0], time.monotonic() - began, message) if answers else None
 
     def _run_app(self, message: Message) -> Message:
         run_id = message.metadata.run_id
@@ -145,13 +161,27 @@ class _Node:
             _LOG.exception("the app failed on a message of type %r", message.metadata.message_type)
             return Message(Error(_APP_FAILED, "the bank's app failed"), reply_to=message)
 
-    def _send(self, reply: Message, seconds: float) -> None:
-        """Keeps the answer until it is sent, whatever happens to the line meanwhile."""
+    def _send(self, answer: "_Answer") -> None:
+        """Keeps the answer until it is sent, whatever happens to the line meanwhile.
+
+        One that is refused on its way again and again is not sent for ever: the coordinator is told so in its place.
+        """
+        kind, reply = answer.reply.metadata.message_type, answer.reply
+        if self._refused[kind] >= _ATTEMPTS and answer.request is not None:
+            reply = Message(Error(_APP_FAILED, _NOT_TAKEN), reply_to=answer.request)
+        self._unsent = None
         try:
-            self._line.push(reply, seconds)
+            self._line.push(reply, answer.seconds)
         except NotWantedError as error:
             _LOG.warning("an answer came too late: %s", error)
-        self._unsent = None
+        except NotTakenError:  # half an answer can never be completed at Flower: report anew and be asked again
+            self._refused[kind] += 1
+            self._stop.wait(self._settings.retry_s[1])
+            raise
+        except UnreachableError:
+            self._unsent = answer
+            raise
+        del self._refused[kind]
 
     def _leave(self) -> None:
         self._pulse.stop()

@@ -10,10 +10,10 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -29,6 +29,8 @@ from fedbank_server.runtime import LostRunError, NotYetError, RuntimeLine
 _LOG = logging.getLogger("fedbank.grid")
 _NODES_INTERVAL_S = 1.0
 _MAX_SUPERFLUOUS = 1000
+_DOUBT = timedelta(seconds=20)
+"""After a pull that failed, this is how long replies may take to show that they were not lost with it."""
 _NOT_ANSWERED = frozenset(
     {
         flower.ErrorCode.MESSAGE_UNAVAILABLE,
@@ -180,7 +182,7 @@ class CoordinatorGrid(Grid):
             node = online.get(pending.message.metadata.dst_node_id)
             if node is not None:
                 pending.away_since = None
-                if pending.is_lost or datetime.fromisoformat(node.last_activated_at) > pending.pushed_at:
+                if pending.is_lost or pending.pushed_at < self._lost_before(node):
                     _LOG.info("asking %s again", node.name)
                     self._push(original)
             elif pending.away_since is None:
@@ -189,6 +191,12 @@ class CoordinatorGrid(Grid):
                 self._forget(original)
                 reason = f"the bank was away for {self._unreachable_after_s:.0f} s"
                 yield Message(Error(flower.ErrorCode.NODE_UNAVAILABLE, reason), reply_to=pending.message)
+
+    def _lost_before(self, node: Any) -> datetime:
+        """What was pushed before this, and is not answered, may be lost: with the node's process, or with a pull."""
+        activated = datetime.fromisoformat(node.last_activated_at)
+        doubted = self._line.doubted
+        return max(activated, doubted) if datetime.now(UTC) - doubted > _DOUBT else activated
 
     def _push(self, original: str) -> None:
         """Push a pending message, as one of the run that the grid has now."""
@@ -245,18 +253,19 @@ def open_grid(
     max_payload_bytes: int = 32 * 1024 * 1024,
     wait_s: float = 0.5,
     stop: threading.Event | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[CoordinatorGrid]:
     """A grid on the SuperLink whose private listener is at ``address``, with the operator's ``token``.
 
     ``certificate`` is the coordinator's own: the private listener is trusted by that file, not by a name. ``home`` is
-    Flower's folder. The grid waits ``patience_s`` for a SuperLink that is away.
+    Flower's folder. The grid waits ``patience_s`` for a SuperLink that is away, and tells ``say`` that it does.
 
     Raises:
         RunError: the token is refused, the SuperLink stays away, or ``stop`` was set while it was.
     """
     flower.check_flower()
     os.environ["FLWR_HOME"] = str(home)
-    line = RuntimeLine(address, certificate, token, patience_s=patience_s, stop=stop or threading.Event())
+    line = RuntimeLine(address, certificate, token, patience_s=patience_s, stop=stop or threading.Event(), say=say)
     try:
         line.claim()
         line.start_heartbeat()

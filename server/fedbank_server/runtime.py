@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +22,8 @@ from fedbank_server import flower_hooks as flower
 _LOG = logging.getLogger("fedbank.grid")
 _HEARTBEAT_S = 10.0
 _PAUSE_S = (0.1, 2.0)
+_QUIET_S = 1.0
+"""An absence that is shorter is nobody's concern."""
 _T = TypeVar("_T")
 
 
@@ -33,12 +36,19 @@ class NotYetError(Exception):
 
 
 class RuntimeLine:
-    """Calls to the SuperLink, each tried again for ``patience_s`` seconds while it is away."""
+    """Calls to the SuperLink, each tried again for ``patience_s`` seconds while it is away, which ``say`` is told."""
 
     def __init__(
-        self, address: str, certificate: Path, token: str, *, patience_s: float, stop: threading.Event
+        self,
+        address: str,
+        certificate: Path,
+        token: str,
+        *,
+        patience_s: float,
+        stop: threading.Event,
+        say: Callable[[str], None],
     ) -> None:
-        self._address, self._patience_s, self._stop = address, patience_s, stop
+        self._address, self._patience_s, self._stop, self._say = address, patience_s, stop, say
         self._bearer, self._headers = flower.Headers(), flower.Headers()
         self._bearer.values["authorization"] = self._headers.values["authorization"] = f"Bearer {token}"
         context = flower.pinned_context(str(certificate))
@@ -47,6 +57,8 @@ class RuntimeLine:
         self._node = flower.Node(node_id=flower.SUPERLINK_NODE_ID)
         self._ended = threading.Event()
         self.run_id = self.task_id = 0
+        self.doubted = datetime(1970, 1, 1, tzinfo=UTC)
+        """When a pull failed last: what it would have brought may be lost, for Flower hands out a reply once."""
 
     def claim(self) -> None:
         """End whatever an earlier process left running, start a run and make it this process's."""
@@ -88,7 +100,7 @@ class RuntimeLine:
         """Headers and object trees of the replies that are there."""
         self._headers.values["fedbank-wait"] = f"{wait_s:g}"
         request = flower.PullAppMessagesRequest(message_ids=message_ids)
-        answer = self._call(lambda: self._runtime.PullMessages(request))
+        answer = self._call(lambda: self._runtime.PullMessages(request), self._doubt)
         return list(zip(answer.messages_list, answer.message_object_trees, strict=True))
 
     def pull_object(self, object_id: str) -> bytes:
@@ -118,6 +130,9 @@ class RuntimeLine:
         self._control.close()
         self._runtime.close()
 
+    def _doubt(self) -> None:
+        self.doubted = datetime.now(UTC)
+
     def _push_object(self, session_id: str, object_id: str, content: bytes) -> bool:
         request = flower.PushObjectRequest(
             node=self._node, run_id=self.run_id, object_id=object_id, object_content=content, session_id=session_id
@@ -135,20 +150,30 @@ class RuntimeLine:
             except (httpx.HTTPError, ValueError) as error:
                 _LOG.info("no heartbeat of the run: %s", error)
 
-    def _call(self, request: Callable[[], _T]) -> _T:
-        pause_s, deadline = _PAUSE_S[0], time.monotonic() + self._patience_s
+    def _call(self, request: Callable[[], _T], failed: Callable[[], None] = lambda: None) -> _T:
+        pause_s, began, told = _PAUSE_S[0], time.monotonic(), False
         while True:
             try:
-                return request()
+                answer = request()
+                if told:
+                    self._tell(f"The SuperLink answers again after {time.monotonic() - began:.0f} s.")
+                return answer
             except httpx.HTTPStatusError as error:
                 self._give_up(error.response)
                 problem: Exception = error
             except httpx.TransportError as error:
                 problem = error
-            if time.monotonic() > deadline:
+            failed()
+            if time.monotonic() - began > self._patience_s:
                 raise RunError(
                     f"Expected the SuperLink at {self._address} to answer within {self._patience_s:.0f} s, got: "
                     f"{problem}. Start it (fedbank server start) and run the campaign again: it goes on where it is."
+                )
+            if not told and time.monotonic() - began > _QUIET_S:
+                told = True
+                self._tell(
+                    f"The SuperLink at {self._address} does not answer ({problem}); trying again for "
+                    f"{self._patience_s:.0f} s. Does fedbank server start run?"
                 )
             self._wait(pause_s)
             pause_s = min(2 * pause_s, _PAUSE_S[1])
@@ -160,6 +185,10 @@ class RuntimeLine:
             raise LostRunError
         if status < 500 and status != 429:
             raise RunError(f"Expected the SuperLink at {self._address} to obey, got {status}: {said}")
+
+    def _tell(self, text: str) -> None:
+        _LOG.warning("%s", text)
+        self._say(text)
 
     def _wait(self, seconds: float) -> None:
         if self._stop.wait(seconds):

@@ -62,6 +62,11 @@ class Consortium:
         for bank in self.banks:
             self.start("bank", bank)
 
+    def start_bank_via(self, bank: str, port: int, **settings: float) -> None:
+        """The bank with another port in place of the coordinator's; ``settings`` are ``timeout`` and ``presence``."""
+        environment = {f"FEDBANK_TEST_{name.upper()}": str(value) for name, value in settings.items()}
+        self.start("bank", bank, environment=environment | {"FEDBANK_TEST_ADDRESS": f"127.0.0.1:{port}"})
+
     def log_of(self, name: str) -> Callable[[], str]:
         return lambda: (self.folder / f"{name}.log").read_text()[-3000:]
 
@@ -92,11 +97,12 @@ class Consortium:
             process.wait()
 
     @contextlib.contextmanager
-    def grid(self, **settings: Any) -> Iterator[Any]:
+    def grid(self, port: int | None = None, **settings: Any) -> Iterator[Any]:
+        """The coordinator's grid; ``port`` in place of the private listener's own."""
         from fedbank_server.coordinator_grid import open_grid
 
         with open_grid(
-            f"127.0.0.1:{self.private}", TOKEN, self.server.certificate, home=self.folder / "home", **settings
+            f"127.0.0.1:{port or self.private}", TOKEN, self.server.certificate, home=self.folder / "home", **settings
         ) as grid:
             yield grid
 
@@ -210,6 +216,7 @@ def _bank(folder: Path, name: str) -> None:
         key=pki / f"{name}.key.pem",
         node_key=pki / f"{name}.node",
         timeout_s=float(os.environ.get("FEDBANK_TEST_TIMEOUT", "15")),
+        presence_s=float(os.environ.get("FEDBANK_TEST_PRESENCE", "60")),
     )
     run_node(NodeSettings(access, folder / name / "status.json", folder / name / "home", heartbeat_s=2.0), app, stop)
 
