@@ -30,6 +30,8 @@ from fedbank.training.engines import check_engine, check_trainable
 from fedbank.training.local import LocalSettings, train_round
 from fedbank_client.round_keys import RoundKeys
 
+_KEPT = 2
+"""Finished updates of a campaign that are kept."""
 _PLAIN = "-unprotected"
 """Ends the names of updates that were made without privacy, and without a charge."""
 
@@ -55,8 +57,8 @@ class Bank:
     ``sync=False``, which only code can pass as well, spares a simulation the waiting for its disk.
 
     The folder holds the ledger, its head, the key of a round that is being computed, and of each campaign the last
-    finished update, already noised. Nothing else that was computed from customers' records is ever written, whatever
-    fails.
+    two finished updates, already noised. Nothing else that was computed from customers' records is ever written,
+    whatever fails.
     """
 
     def __init__(
@@ -213,7 +215,9 @@ class Bank:
         self._books_agree = True
 
     def _keep(self, round_number: int, update: bytes) -> None:
-        """Keep the newest update only: the one before was committed, or this round would not have been asked for."""
+        """Keep the newest update and the one before: a call for that round may still be on its way, and must not be
+        charged again. The rounds before those two are over.
+        """
         path = self._path(round_number)
         try:
             write_atomic(path, update, mode=0o600, sync=self._sync)
@@ -223,7 +227,10 @@ class Bank:
                 "space and ask for the round again: it is charged once. Nothing was sent."
             ) from error
         self._keys.destroy(self._participation.campaign, round_number)
-        self._path(round_number - 1).unlink(missing_ok=True)
+        ours = path.name.replace(f"-round-{round_number:05d}", "-round-?????")
+        for over in sorted(path.parent.glob(ours))[:-_KEPT]:  # by number: a bank may have missed rounds
+            if over != path:
+                over.unlink(missing_ok=True)
         for left in path.parent.glob(f".{path.name}.*"):  # by a crash in the middle of writing
             left.unlink(missing_ok=True)
 
