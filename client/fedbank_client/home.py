@@ -101,6 +101,11 @@ class Home:
         """Files that must be their owner's only."""
         return self.signing_key, self.node_key, self.tls_key
 
+    def check_secrets(self) -> None:
+        """``CertificateError`` if a key is missing or open to others; OpenSSL would not mind."""
+        for path in self.secrets():
+            read_private(path)
+
     def load_signing_key(self) -> SigningKey:
         """The bank's signing key."""
         return SigningKey.load(self.signing_key)

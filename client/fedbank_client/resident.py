@@ -27,6 +27,7 @@ _MAX_MESSAGE_BYTES = 512 * 1024 * 1024
 
 def serve(home: Home, config: ClientConfig, stop: threading.Event, say: Callable[[str], None]) -> None:
     """Load everything, then answer the coordinator until ``stop`` is set."""
+    home.check_secrets()
     key = home.load_signing_key()
     with EvidenceLog(home.folder / EVIDENCE, origin(home.consortium, home.bank), key) as evidence:
 

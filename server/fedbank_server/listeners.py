@@ -13,6 +13,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from fedbank.certificates import read_private
 from fedbank_server.gate import CERTIFICATE, App
 from fedbank_server.limits import Limits
 
@@ -111,6 +112,7 @@ def private_server(app: App, port: int, identity: Identity) -> QuietServer:
 
 
 def _common(identity: Identity) -> dict[str, Any]:
+    read_private(identity.key)  # refused if others can read it; OpenSSL would not mind
     return {
         "ssl_certfile": str(identity.certificate),
         "ssl_keyfile": str(identity.key),

@@ -19,7 +19,9 @@ from port_attempts import (
     still_serves,
 )
 
+from fedbank.certificates import CertificateError
 from fedbank_client.connection import Access, DeniedError, FleetConnection
+from fedbank_server.listeners import Identity, private_server
 
 pytestmark = pytest.mark.slow
 
@@ -137,6 +139,20 @@ def test_a_roster_that_cannot_be_read_changes_nothing(attacked: Consortium) -> N
     line.deactivate(line.activate())
     line.close()
     attacked.roster(attacked.banks)
+
+
+@pytest.mark.fault(38)
+def test_a_coordinator_whose_key_others_can_read_does_not_start(attacked: Consortium) -> None:
+    attacked.server.key.chmod(0o644)
+    try:
+        with pytest.raises(CertificateError, match=r"owner's only, got mode 0644. Run: chmod 600"):
+            private_server(nobody, 0, Identity(attacked.server.certificate, attacked.server.key, attacked.authority.ca))
+    finally:
+        attacked.server.key.chmod(0o600)
+
+
+async def nobody(*_: object) -> None:
+    """An application that is never reached."""
 
 
 def refused(who: Access) -> bool:

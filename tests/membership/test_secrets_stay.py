@@ -66,6 +66,7 @@ class Journey:
                 traceback.print_exc(file=self.shown)
 
 
+@pytest.mark.fault(38)
 def test_no_secret_is_ever_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A whole life with every command, then every command again where it must fail."""
     caplog.set_level(logging.DEBUG)
@@ -112,6 +113,7 @@ def test_no_secret_is_ever_shown(tmp_path: Path, caplog: pytest.LogCaptureFixtur
             assert [secret for secret in known if secret.encode() in content] == [], path
 
 
+@pytest.mark.fault(38)
 def test_the_process_list_shows_no_secret(tmp_path: Path) -> None:
     """While a command waits for its passphrase to be typed, and while it works with one from a file."""
     srv, words = tmp_path / "srv", tmp_path / "words"
@@ -133,6 +135,18 @@ def test_the_process_list_shows_no_secret(tmp_path: Path) -> None:
                 assert Files(srv).operator_token.read_bytes().strip() not in seen
         finally:
             process.kill()
+
+
+@pytest.mark.fault(38)
+@pytest.mark.parametrize("number", range(3))
+def test_every_key_of_a_bank_is_looked_at_before_it_starts(make_member: Callable[..., Home], number: int) -> None:
+    home = make_member()
+    home.check_secrets()
+    path = home.secrets()[number]
+    path.chmod(0o640)
+    with pytest.raises(FedBankError, match=r"got mode 0640\. Run: chmod 600") as refused:
+        home.check_secrets()
+    assert str(path) in str(refused.value)
 
 
 def test_an_exception_from_a_key_does_not_carry_it(make_member: Callable[..., Home]) -> None:
