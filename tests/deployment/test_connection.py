@@ -26,6 +26,7 @@ def access(authority: Authority, paths: Paths) -> Access:
     ("ahead_s", "words"),
     [(30, "3[01] s ahead of"), (-400, "(400|399) s behind"), (1, "does not accept this node's signature")],
 )
+@pytest.mark.fault(19)
 def test_a_wrong_clock_is_named_when_a_signature_is_refused(tmp_path: Path, ahead_s: float, words: str) -> None:
     authority = Authority(tmp_path)
     theirs = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=ahead_s)
@@ -39,6 +40,7 @@ def test_a_wrong_clock_is_named_when_a_signature_is_refused(tmp_path: Path, ahea
 @pytest.mark.parametrize(
     ("valid", "words"), [((-2 * DAY, -DAY), "expired on"), ((DAY, 2 * DAY), "is not valid before")]
 )
+@pytest.mark.fault(18)
 def test_a_certificate_out_of_its_time_is_named_with_file_and_date(
     tmp_path: Path, valid: tuple[datetime.timedelta, datetime.timedelta], words: str
 ) -> None:
@@ -49,6 +51,7 @@ def test_a_certificate_out_of_its_time_is_named_with_file_and_date(
     assert words in said
 
 
+@pytest.mark.fault(38)
 def test_a_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     paths = authority.bank("a")

@@ -20,6 +20,7 @@ def test_every_bank_answers_with_the_bytes_it_was_sent(consortium: Consortium) -
 
 
 @pytest.mark.parametrize("content", [b"this is no database" * 1000, b"SQLite format 3\x00" + bytes(5000)])
+@pytest.mark.fault(24)
 def test_a_database_that_is_none_is_named(tmp_path: Path, content: bytes) -> None:
     made = Consortium(tmp_path)
     (tmp_path / "superlink.db").write_bytes(content)

@@ -157,6 +157,7 @@ def test_what_an_app_says_when_it_fails_stays_inside(consortium: Consortium) -> 
     assert b"customer" not in (consortium.folder / "superlink.db").read_bytes()
 
 
+@pytest.mark.fault(21)
 def test_a_bundle_that_the_coordinator_offers_is_never_fetched(
     consortium: Consortium, monkeypatch: pytest.MonkeyPatch
 ) -> None:

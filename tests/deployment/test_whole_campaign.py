@@ -92,6 +92,7 @@ def test_the_same_campaign_survives_a_kill_of_everybody_in_turn(alliance: Allian
 
 
 @pytest.mark.parametrize("alliance", [2], indirect=True)
+@pytest.mark.fault(21)
 def test_a_policy_wins_over_the_coordinator_and_the_bank_stays_up(alliance: Alliance) -> None:
     alliance.allow("bank-c", max_epsilon_per_campaign=1.0)
     alliance.start_server()

@@ -125,6 +125,7 @@ def test_a_last_checkpoint_that_a_crash_cut_short_is_dropped_and_made_again(path
 
 @pytest.mark.parametrize("already", [0, 1, INTERVAL - 1])
 @pytest.mark.parametrize("target", ["evidence.jsonl", "evidence.checkpoints"])
+@pytest.mark.fault(22)
 def test_on_a_full_disk_the_caller_is_told_and_the_log_stays_whole(
     path: Path, already: int, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

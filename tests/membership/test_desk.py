@@ -139,6 +139,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("policy", "overrides", "error", "match"), REFUSED.values(), ids=REFUSED.keys())
+@pytest.mark.fault(21)
 def test_the_policy_wins_and_nothing_is_kept(
     make_member: Callable[..., Home],
     desk_of: Callable[..., Desk],
@@ -211,6 +212,7 @@ def _requests(desk: Desk, propose: Callable[..., bytes], *words: str) -> list[by
     return [RoundRequest(accepted.campaign, n, accepted.plan_digest, adapter).to_bytes() for n in (1, 2)]
 
 
+@pytest.mark.fault(37)
 def test_a_total_limit_that_was_lowered_holds_at_the_next_round(
     make_member: Callable[..., Home], desk_of: Callable[..., Desk], propose: Callable[..., bytes]
 ) -> None:

@@ -215,6 +215,7 @@ def listen(coordinator: Path) -> Iterator[Callable[[Home, timedelta | None], Hom
         (None, WARN, "does not tell its time"),
     ],
 )
+@pytest.mark.fault(19)
 def test_a_clock_that_is_off_is_told(
     make_member: Callable[..., Home],
     listen: Callable[[Home, timedelta | None], Home],

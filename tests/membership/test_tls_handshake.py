@@ -147,6 +147,7 @@ def test_an_older_tls_is_refused(coordinator: Path, make_member: Callable[..., H
         ("of a bank", "for a server, got one for something else"),
     ],
 )
+@pytest.mark.fault(18)
 def test_a_bank_refuses_a_server_whose_certificate_is_wrong(
     coordinator: Path, make_member: Callable[..., Home], now: datetime, case: str, says: str
 ) -> None:
@@ -179,6 +180,7 @@ def test_a_bank_refuses_a_server_whose_certificate_is_wrong(
         ("of another authority", "Check that the address is that of this consortium"),
     ],
 )
+@pytest.mark.fault(18)
 def test_a_server_refuses_a_bank_whose_certificate_is_wrong(
     coordinator: Path, make_member: Callable[..., Home], now: datetime, case: str, says: str
 ) -> None:
@@ -217,6 +219,7 @@ def test_a_servers_certificate_is_no_ticket_for_a_bank(coordinator: Path, make_m
         ("for a server", "to be for a bank"),
     ],
 )
+@pytest.mark.fault(18)
 def test_a_wrong_certificate_is_named_with_its_date(now: datetime, case: str, words: str) -> None:
     authority, key = Authority.create("T", now - timedelta(days=30)), new_key()
     issuer = Authority.create("T", now) if case == "of another authority" else authority

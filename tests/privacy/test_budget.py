@@ -57,6 +57,7 @@ def test_without_limits_nothing_is_refused(tmp_path: Path) -> None:
         assert ledger.charge(make("spring", number, (1.0, 0.5)), max_steps=WIDE)
 
 
+@pytest.mark.fault(37)
 def test_the_round_that_would_pass_the_limit_is_refused_and_not_charged(tmp_path: Path) -> None:
     limit = 2.0
     ledger = Ledger(tmp_path / "ledger.jsonl", "bank-a", limit=Budget(limit, None, DELTA))

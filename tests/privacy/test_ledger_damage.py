@@ -195,6 +195,7 @@ def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     subprocess.run(["umount", str(folder)], check=False, capture_output=True)
 
 
+@pytest.mark.fault(22)
 def test_on_a_disk_that_fills_up_nothing_is_charged_and_the_ledger_stays_whole(
     mounted: Callable[..., Path],
 ) -> None:
@@ -220,6 +221,7 @@ def test_on_a_disk_that_fills_up_nothing_is_charged_and_the_ledger_stays_whole(
 
 
 @pytest.mark.parametrize("filler", [8192, 4096], ids=["no-room", "room-for-the-heading"])
+@pytest.mark.fault(22)
 def test_on_a_full_disk_no_ledger_is_begun_until_there_is_room(mounted: Callable[..., Path], filler: int) -> None:
     folder = mounted("-t", "tmpfs", "-o", "size=8k", "tmpfs")
     (folder / "filler").write_bytes(b"x" * filler)
@@ -231,6 +233,7 @@ def test_on_a_full_disk_no_ledger_is_begun_until_there_is_room(mounted: Callable
     assert open_ledger(folder / "ledger.jsonl").charge(CHARGE, max_steps=MAX_STEPS)
 
 
+@pytest.mark.fault(22)
 def test_a_line_that_passes_a_limit_on_file_size_is_taken_back(path: Path) -> None:
     """A quota, without the right to mount anything: the write is cut short, then refused."""
     fill(path)

@@ -113,6 +113,7 @@ HOSTILE: dict[str, tuple[Callable[[Update], Update], str]] = {
 
 
 @pytest.mark.parametrize(("act", "check"), HOSTILE.values(), ids=HOSTILE.keys())
+@pytest.mark.fault(15)
 def test_one_bad_bank_does_not_end_the_campaign(
     make_consortium: Make, act: Callable[[Update], Update], check: str
 ) -> None:
@@ -164,6 +165,7 @@ def _copy(reply: Message) -> RecordDict:
 
 
 @pytest.mark.parametrize(("change", "check"), REPLIES.values(), ids=REPLIES.keys())
+@pytest.mark.fault(14)
 def test_a_reply_that_is_no_update_is_refused(
     make_consortium: Make, change: Callable[[Message], Message], check: str
 ) -> None:
@@ -181,6 +183,7 @@ def test_a_reply_that_is_no_update_is_refused(
     assert len(refused["reason"]) < 400 and refused["reason"].isprintable()
 
 
+@pytest.mark.fault(12)
 def test_a_spoofed_sender_gains_nothing(make_consortium: Make) -> None:
     """bank-1's signed bytes in the reply to bank-2: identity comes from the signature, so bank-2 sent nothing."""
     c = make_consortium(quorum=2, rounds=1)
@@ -204,6 +207,7 @@ def test_a_spoofed_sender_gains_nothing(make_consortium: Make) -> None:
     assert "bank-2" not in line.accepted and set(line.accepted) == {"bank-1", "bank-3"}
 
 
+@pytest.mark.fault(11)
 def test_an_old_answer_to_who_is_there_seats_nobody(make_consortium: Make) -> None:
     """A node that repeats another bank's earlier answer does not get that bank's requests."""
     c = make_consortium(rounds=2)
@@ -270,6 +274,7 @@ def test_a_lost_reply_is_asked_for_again_after_its_time(make_consortium: Make) -
 
 
 @pytest.mark.parametrize("quorum", [None, 2])
+@pytest.mark.fault(17)
 def test_a_bank_that_is_revoked_in_a_round_does_not_count_and_is_not_waited_for(
     make_consortium: Make, quorum: int | None
 ) -> None:
@@ -312,6 +317,7 @@ def test_a_stop_ends_the_campaign_between_two_replies_and_it_goes_on_later(make_
     assert all(bank.charged() == [1, 2, 3] for bank in c.banks.values())
 
 
+@pytest.mark.fault(22)
 def test_a_full_disk_ends_it_with_the_file_and_nothing_is_lost(
     make_consortium: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,6 +360,7 @@ def _cut(folder: Any, lines: int) -> None:
 
 
 @pytest.mark.parametrize(("damage", "words"), DAMAGES.values(), ids=DAMAGES.keys())
+@pytest.mark.fault(23)
 def test_files_that_do_not_tell_the_same_story_are_refused(
     make_consortium: Make, damage: Callable[[Any], object], words: str
 ) -> None:

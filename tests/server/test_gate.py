@@ -5,6 +5,8 @@ from base64 import b64encode
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
+import pytest
+
 from fedbank_server.doorbell import Doorbell
 from fedbank_server.flower_hooks import FLEET_HTTP_PUBLIC_KEY_HEADER
 from fedbank_server.gate import CERTIFICATE, Admitted, PublicGate
@@ -20,12 +22,14 @@ def test_a_member_gets_the_answer() -> None:
     assert [event.get("status", event.get("body")) for event in answer] == [200, b"a message for the bank"]
 
 
+@pytest.mark.fault(17)
 def test_a_bank_that_is_revoked_while_its_body_arrives_does_not_reach_flower() -> None:
     asked, answer = request(while_it_sends=revoke, while_flower_works=lambda gate: None)
     assert not asked
     assert [event.get("status") for event in answer] == [403, None]
 
 
+@pytest.mark.fault(17)
 def test_a_bank_that_is_revoked_while_flower_works_is_sent_nothing_of_the_answer() -> None:
     asked, answer = request(while_it_sends=lambda gate: None, while_flower_works=revoke)
     assert asked

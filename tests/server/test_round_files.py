@@ -35,6 +35,7 @@ RECORDS = ["", "[]", "{}", "null", "{", '{"number": 1}', "[" * 100_000, '{"phase
 
 
 @pytest.mark.parametrize("content", RECORDS, ids=lambda text: text[:20] or "empty")
+@pytest.mark.fault(23)
 def test_a_damaged_record_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "round.json").write_text(content)
     with pytest.raises(RunError, match=r"round.json.*Delete the file"):

@@ -77,6 +77,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+@pytest.mark.fault(23)
 def test_a_damaged_file_is_refused(
     tmp_path: Path, small_spec: AdapterSpec, state: GlobalState, damage: Callable[[bytes], bytes]
 ) -> None:
@@ -90,6 +91,7 @@ def test_a_damaged_file_is_refused(
 
 
 @pytest.mark.parametrize("part", ["adapter", "first", "second"])
+@pytest.mark.fault(23)
 def test_a_changed_value_is_refused_wherever_it_is(
     tmp_path: Path, small_spec: AdapterSpec, state: GlobalState, part: str
 ) -> None:
