@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from alliance import Alliance
-from attempt import MAX_GROWTH_MIB, MIB, Outcome
+from alliance import Alliance, wait_round
+from attempt import MAX_GROWTH_MIB, MIB, Outcome, forget_peak, peak_rss
 from consortium import wait_for
 from hostile_bank import MALLORY, ROUNDS_OF_TRICKS, TRICKS
 
@@ -47,8 +47,10 @@ class HostileCampaign:
             self._mallory = subprocess.Popen(command, stdout=log, stderr=log)
         alliance.wait_online()
         alliance.start_campaign(*SETTINGS)
+        wait_round(alliance, 1)  # the honest one
+        before = forget_peak(self._campaigns_process())
         self._held(AT_LIMIT)
-        self.grew_mib = self._memory() / MIB
+        self.grew_mib = (peak_rss(self._campaigns_process()) - before) / MIB
         self.exposed = self._exposed()
         self.shown = alliance.run("server", "status", "--dir", str(alliance.coordinator))
         alliance.allow("bank-b", max_epsilon_total=0.01)
@@ -125,12 +127,10 @@ class HostileCampaign:
         found: dict[str, Any] = self.alliance.snapshot()["banks"][bank]
         return found
 
-    def _memory(self) -> int:
-        """How far the campaign's process ever rose above what it has now."""
+    def _campaigns_process(self) -> int:
+        """The one that admits and aggregates, below the one that supervises it."""
         (child,) = psutil.Process(self.alliance._processes["campaign"].pid).children()
-        lines = Path(f"/proc/{child.pid}/status").read_text().splitlines()
-        sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.startswith("Vm")}
-        return sizes["VmHWM"] - sizes["VmRSS"]
+        return int(child.pid)
 
     def _exposed(self) -> list[str]:
         """Processes of the consortium that show a secret to other users of the machine, by argument or environment."""
