@@ -1,5 +1,6 @@
 """``fedbank <command>``: finds the command's module by name, so that help is there at once and torch is not."""
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -21,21 +22,23 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Every command with where it lives (``module:function``) and what it does."""
 
-EXIT_OK, EXIT_USER_ERROR, EXIT_AUDIT_FAILED, EXIT_INTERRUPTED = 0, 2, 3, 130
+EXIT_OK, EXIT_USER_ERROR, EXIT_AUDIT_FAILED, EXIT_INTERRUPTED, EXIT_NOBODY_READS = 0, 2, 3, 130, 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that ``arguments`` (default: those of the process) name; returns the exit code.
 
     2 for an error that a person can put right (one plain message on stderr), 3 for an audit that found a promise
-    broken, 130 after Ctrl-C.
+    broken, 130 after Ctrl-C, 141 if whoever read the output has ended (``| head``).
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words[:1] == ["--version"]:
-        sys.stdout.write(f"fedbank {__version__}\n")
-        return EXIT_OK
     try:
-        return dispatch("fedbank", COMMANDS, words)
+        code = _run(words)
+        sys.stdout.flush()  # here, where a reader that has ended is no error, and not when Python ends
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_NOBODY_READS
     except FedBankError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_USER_ERROR
@@ -50,6 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
         return EXIT_INTERRUPTED
+
+
+def _run(words: Sequence[str]) -> int:
+    if words[:1] == ["--version"]:
+        sys.stdout.write(f"fedbank {__version__}\n")
+        return EXIT_OK
+    return dispatch("fedbank", COMMANDS, words)
 
 
 def dispatch(prog: str, commands: Mapping[str, tuple[str, str]], words: Sequence[str]) -> int:

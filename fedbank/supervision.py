@@ -12,6 +12,8 @@ from pathlib import Path
 
 UNSUPERVISED = "--unsupervised"
 """The word with which a supervised command runs itself."""
+_SUPERVISOR = "FEDBANK_SUPERVISOR"
+"""Names, in a supervised process's environment, the process that supervises it."""
 _ENDED_BY_A_PERSON = frozenset({0, 2})
 """Exit codes after which a restart would change nothing: done, or something that a person has to put right."""
 
@@ -55,6 +57,11 @@ def supervise_itself(words: Sequence[str], say: Callable[[str], None]) -> int:
     return 0 if stop.is_set() else code
 
 
+def is_supervised() -> bool:
+    """Whether this process is the child of one that calls ``supervise``, and not a service manager's."""
+    return os.environ.get(_SUPERVISOR) == str(os.getppid())
+
+
 def end_with_parent(interval_s: float = 0.5) -> None:
     """From now on this process gets SIGTERM when its parent is gone."""
     parent = os.getppid()
@@ -85,7 +92,7 @@ def log_to(path: Path) -> None:
 
 
 def _run_once(command: Sequence[str], stop: threading.Event) -> int:
-    with subprocess.Popen(command) as child:
+    with subprocess.Popen(command, env=os.environ | {_SUPERVISOR: str(os.getpid())}) as child:
         while child.poll() is None and not stop.wait(0.1):
             pass
         if child.poll() is None:

@@ -3,7 +3,7 @@
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -55,7 +55,10 @@ class NotOurs:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Where the coordinator is and what proves who this bank is: paths of PEM files and the node's OpenSSH key."""
+    """Where the coordinator is and what proves who this bank is: paths of PEM files and the node's OpenSSH key.
+
+    ``others`` are further addresses of the same coordinator.
+    """
 
     address: str
     ca: Path
@@ -68,6 +71,12 @@ class Access:
     timeout_s: float = 15.0
     presence_s: float = 2.0 * flower.HEARTBEAT_DEFAULT_INTERVAL
     """For how long the coordinator takes the node for present without a heartbeat; 20 s at least."""
+    others: tuple[str, ...] = ()
+
+    def next(self) -> "Access":
+        """The same by the address that is to be tried after this one."""
+        first, *rest = (*self.others, self.address)
+        return replace(self, address=first, others=tuple(rest))
 
 
 class FleetConnection:
@@ -75,17 +84,40 @@ class FleetConnection:
 
     def __init__(self, access: Access) -> None:
         self._access, self._interval_s = access, access.presence_s / 2  # Flower waits for two of them
-        key = flower.read_node_key(access.node_key, access.passphrase)
-        self._public_key = flower.public_key_to_bytes(key.public_key())
-        self._client = flower.make_client(
+        self._key = flower.read_node_key(access.node_key, access.passphrase)
+        self._public_key = flower.public_key_to_bytes(self._key.public_key())
+        self._files = _files(access)
+        self._client = self._open()
+        self._node = flower.Node()
+
+    def take_up(self, access: Access) -> None:
+        """Go on by ``access`` if it is another one, or if the certificate was replaced since.
+
+        Raises:
+            DeniedError: certificate and key cannot be used; the connection stays as it was.
+        """
+        files = _files(access)
+        if (access, files) == (self._access, self._files):
+            return
+        before, self._access = self._access, access
+        try:
+            client = self._open()
+        except RunError as error:
+            self._access = before
+            raise DeniedError(str(error)) from None
+        self._client.close()
+        self._client, self._files = client, files
+
+    def _open(self) -> flower.FleetHttpClient:
+        access = self._access
+        return flower.make_client(
             access.address,
             tls_context(access),
-            key,
+            self._key,
             timeout=httpx.Timeout(access.timeout_s, connect=5.0, pool=5.0, read=access.timeout_s + access.wait_s),
             max_bytes=access.max_message_bytes,
             wait_s=access.wait_s,
         )
-        self._node = flower.Node()
 
     def activate(self) -> int:
         """Report for duty; the node's number at the coordinator."""
@@ -186,6 +218,18 @@ class FleetConnection:
             raise UnreachableError(_silence(error, self._access)) from None
         except ValueError as error:  # an answer that is no protobuf
             raise UnreachableError(f"Expected an answer from {self._access.address}, got: {error}") from None
+
+
+def _files(access: Access) -> tuple[object, ...]:
+    """What tells whether the files that TLS uses are still the same."""
+    found: list[object] = []
+    for path in (access.ca, access.certificate, access.key):
+        try:
+            about = path.stat()
+            found.append((about.st_mtime_ns, about.st_size, about.st_ino))
+        except OSError:
+            found.append(None)
+    return tuple(found)
 
 
 def tls_context(access: Access) -> ssl.SSLContext:

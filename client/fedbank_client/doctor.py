@@ -13,7 +13,15 @@ _RENEW = "Ask the coordinator for a new one: fedbank server renew --bank {bank} 
 
 
 def examine(home: Home, now: Callable[[], datetime], *, reach: bool = True) -> Iterator[Finding]:
-    """Every finding about the bank's folder; ``reach=False`` leaves out the connection to the coordinator."""
+    """Every finding about the bank's folder; ``reach=False`` leaves out the connection to the coordinator.
+
+    Of a bank that has left there is only its signing key and what it knows.
+    """
+    if home.left:
+        yield from private((home.signing_key,), home.folder)
+        yield attempt("signing.key", lambda: f"public key {home.load_signing_key().public.hex()}")
+        yield Finding(OK, "membership", f"{home.bank} has left {home.consortium}; {home.notice} says so")
+        return
     yield from private(home.secrets(), home.folder)
     yield attempt("signing.key", lambda: f"public key {home.load_signing_key().public.hex()}")
     yield attempt("node.key", lambda: f"P-384, {home.load_node_key().key_size} bits")

@@ -33,8 +33,6 @@ from fedbank.sealing.roster import read_roster
 from fedbank_client.home import TRAINING, Home, write_home
 from fedbank_client.policy import TEMPLATE
 
-NOTICE = "leave-notice.json"
-
 
 def enrol(
     folder: Path, bank: str, invitation: Invitation, now: datetime, *, earlier: Home | None = None
@@ -79,7 +77,9 @@ def join(home: Home, content: bytes, now: datetime) -> None:
     Raises:
         DocumentError: it is not by the invitation's coordinator, or for another bank, consortium or authority.
         CertificateError: its certificate is not valid, or not for this bank's key.
+        RunError: the bank has left.
     """
+    home.check_here()
     package = JoinPackage.read(content, home.coordinator_key)
     if (package.bank, package.consortium) != (home.bank, home.consortium):
         raise DocumentError(
@@ -116,7 +116,7 @@ def leave(home: Home, now: datetime) -> Path:
     TLS and node key and the certificate are removed: this bank cannot connect any more. The ledger, the evidence, the
     policy and the signing key (whose signatures the evidence holds) stay.
     """
-    path = home.folder / NOTICE
+    path = home.notice
     with locked(home.folder):
         if not path.exists():
             notice = LeaveNotice(home.consortium, home.bank, now)

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedbank.certificates import CertificateError, read_private
 from fedbank.durable import write_atomic
-from fedbank.errors import ConfigError, UpdateError
+from fedbank.errors import ConfigError, RunError, UpdateError
 from fedbank.membership.folders import choose_folder, locked
 from fedbank.membership.settings import Settings
 from fedbank.membership.terms import ADDRESS, BANK, BANK_MEANING, NAME, Terms
@@ -95,7 +95,30 @@ class Home:
     @property
     def joined(self) -> bool:
         """Whether a join package was stored, and the bank did not leave since."""
-        return self.terms_file.exists() and self.tls_key.exists()
+        return self.terms_file.exists() and not self.left
+
+    @property
+    def notice(self) -> Path:
+        """What the bank signed when it left."""
+        return self.folder / "leave-notice.json"
+
+    @property
+    def left(self) -> bool:
+        """Whether this membership has ended from the bank's side: for ever, whoever comes back makes a new folder."""
+        return self.notice.exists()
+
+    def check_here(self) -> None:
+        """Say what to do in a folder whose membership has ended.
+
+        Raises:
+            RunError: it has.
+        """
+        if self.left:
+            raise RunError(
+                f"Expected a bank that is or becomes a member of {self.consortium}, got {self.bank}, which has left. "
+                "To come back, ask the coordinator for an invitation and run: fedbank client init NEW --bank "
+                f"{self.bank} --invitation FILE --continue {self.folder}"
+            )
 
     def secrets(self) -> tuple[Path, ...]:
         """Files that must be their owner's only."""

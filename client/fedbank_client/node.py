@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,7 +44,10 @@ ClientApp = Callable[[Message, Context], Message]
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
-    """``status`` is the file that tells how the node is; ``home`` is Flower's own folder, which stays empty."""
+    """``status`` is the file that tells how the node is; ``home`` is Flower's own folder, which stays empty.
+
+    ``progress`` is asked what the app is at while it works, for that file; ``None``: nothing to tell.
+    """
 
     access: Access
     status: Path
@@ -53,6 +56,7 @@ class NodeSettings:
     retry_s: tuple[float, float] = (0.2, 5.0)
     denied_retry_s: float = 10.0
     pause_s: float = 0.05
+    progress: Callable[[], Mapping[str, object] | None] = lambda: None
 
 
 def run_node(settings: NodeSettings, client_app: ClientApp, stop: threading.Event) -> None:
@@ -85,7 +89,8 @@ class _Answer:
 class _Node:
     def __init__(self, settings: NodeSettings, client_app: ClientApp, stop: threading.Event) -> None:
         self._settings, self._app, self._stop = settings, client_app, stop
-        self._status = _Status(settings.status)
+        self._status = _Status(settings.status, settings.progress)
+        self._access = settings.access
         self._line = FleetConnection(settings.access)
         self._pulse = _Pulse(settings)
         self._unsent: _Answer | None = None
@@ -105,6 +110,8 @@ class _Node:
                     self._status.note("denied", error)
                     self._stop.wait(self._settings.denied_retry_s)
                 except (UnreachableError, AlreadyOnlineError, NotWantedError) as error:
+                    if isinstance(error, UnreachableError):
+                        self._access = self._access.next()
                     self._status.note("offline", error)
                     self._stop.wait(pause_s)
                     pause_s = min(2 * pause_s, self._settings.retry_s[1])
@@ -115,10 +122,11 @@ class _Node:
         """Report for duty anew: that is also how the coordinator learns that a message may have been lost here."""
         self._status.note("connecting")
         self._pulse.pause()
+        self._line.take_up(self._access)
         if (earlier := self._status.node_id) is not None:
             self._line.deactivate(earlier)
         self._status.node_id = self._line.activate()
-        self._pulse.start(self._status.node_id)
+        self._pulse.start(self._status.node_id, self._access)
         self._status.note("online")
 
     def _serve(self) -> None:
@@ -145,6 +153,7 @@ class _Node:
         worker.start()
         while worker.is_alive() and not self._stop.is_set():
             worker.join(0.2)
+            self._status.refresh()
         self._status.note("online")
         return _Answer(answers[0], time.monotonic() - began, message) if answers else None
 
@@ -201,15 +210,16 @@ class _Pulse:
 
     def __init__(self, settings: NodeSettings) -> None:
         self._settings = settings
+        self._access = settings.access
         self._line = FleetConnection(settings.access)
         self._thread: threading.Thread | None = None
         self._ended = threading.Event()
         self._node_id = 0
         self.known = True
 
-    def start(self, node_id: int) -> None:
-        """Beat for ``node_id`` from now on."""
-        self._node_id, self.known = node_id, True
+    def start(self, node_id: int, access: Access) -> None:
+        """Beat for ``node_id`` from now on, by ``access``."""
+        self._node_id, self._access, self.known = node_id, access, True
         if self._thread is None:
             self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
             self._thread.start()
@@ -230,6 +240,7 @@ class _Pulse:
                 continue
             self._line.resume(self._node_id)
             try:
+                self._line.take_up(self._access)
                 self.known = self._line.heartbeat()
             except RunError as error:
                 _LOG.info("no heartbeat: %s", error)
@@ -239,8 +250,8 @@ class _Pulse:
 class _Status:
     """What ``fedbank client status`` shows: one JSON object, replaced as a whole."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, progress: Callable[[], Mapping[str, object] | None]) -> None:
+        self._path, self._progress = path, progress
         self._state, self._since, self._last_poll = "starting", _now(), ""
         self._last_error, self._written = "", 0.0
         self.node_id = _earlier_node(path)
@@ -256,8 +267,12 @@ class _Status:
         self._write()
 
     def polled(self) -> None:
-        """The coordinator has just answered; written once a second."""
+        """The coordinator has just answered."""
         self._last_poll = _now()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Time has passed; written once a second."""
         if time.monotonic() - self._written >= 1.0:
             self._write()
 
@@ -267,6 +282,7 @@ class _Status:
             "since": self._since,
             "last_poll": self._last_poll,
             "last_error": self._last_error,
+            "training": self._progress(),
             "node_id": None if self.node_id is None else str(self.node_id),
             "pid": os.getpid(),
         }

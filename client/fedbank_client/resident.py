@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
@@ -35,7 +36,9 @@ def serve(home: Home, config: ClientConfig, stop: threading.Event, say: Callable
             evidence.append(action, about, result, home.bank)
 
         desk = Desk(home, config, load_resources(config, say), note)
-        settings = NodeSettings(_access(home), status_file(home), home.folder / "flower")
+        settings = NodeSettings(
+            _access(home), status_file(home), home.folder / "flower", progress=partial(_progress, desk)
+        )
         say(f"{home.bank} is ready. fedbank client status --dir {home.folder} tells how it is.")
         note("client-started", desk.name, "ready")
         run_node(settings, bank_app(desk), stop)
@@ -77,4 +80,10 @@ def _access(home: Home) -> Access:
         home.tls_key,
         home.node_key,
         max_message_bytes=_MAX_MESSAGE_BYTES,
+        others=home.addresses[1:],
     )
+
+
+def _progress(desk: Desk) -> dict[str, object] | None:
+    current = desk.progress.current()
+    return None if current is None else current.as_json()

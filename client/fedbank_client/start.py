@@ -5,16 +5,19 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from fedbank.cli import EXIT_OK
-from fedbank.command_line import add_folder, add_json, print_json
+from fedbank.command_line import add_folder, add_json, now, print_json
 from fedbank.config import config_dir, load_client
-from fedbank.errors import RunError
+from fedbank.durable import open_locked
+from fedbank.errors import FedBankError, RunError
 from fedbank.model.quiet import quiet_libraries
 from fedbank.supervision import UNSUPERVISED, end_with_parent, log_to, stop_on_signals, supervise_itself
 from fedbank_client.home import Home, find_home
+from fedbank_client.policy import read_policy
 
 
 def start_command(words: Sequence[str]) -> int:
@@ -31,6 +34,7 @@ def start_command(words: Sequence[str]) -> int:
     parser.add_argument(UNSUPERVISED, action="store_true", help="do not restart after a crash: a service manager does")
     chosen = parser.parse_intermixed_args(list(words))
     home, config = find_home(chosen.dir), load_client(chosen.overrides)
+    home.check_here()
     if not home.joined:
         raise RunError(
             f"Expected {home.bank} to be a member of {home.consortium}, got no join package yet. Send {home.request} "
@@ -83,9 +87,15 @@ def status_command(words: Sequence[str]) -> int:
         print_json(about)
         return EXIT_OK
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{home.bank}, member of {home.consortium}: {about['state']} since {about['since'] or 'never'}")
+    role = "has left" if home.left else "member of" if home.joined else "not yet a member of"
+    console.print(f"{home.bank}, {role} {home.consortium}: {about['state']} since {about['since'] or 'never'}")
     console.print(f"last answer of the coordinator: {about['last_poll'] or 'none'}")
     console.print(f"campaign: {about['campaign'] or 'none agreed to'}")
+    if (training := about["training"]) is not None:
+        end = f"expected to end {training['expected_end'] or 'after the first step is known'}"
+        console.print(f"training: round {training['round']}, step {training['step']} of {training['num_steps']}, {end}")
+    if about["trains_from"] is not None:
+        console.print(f"trains again from {about['trains_from']} on: training_hours in policy.yaml")
     if about["last_error"]:
         console.print(f"last problem: {about['last_error']}")
     return EXIT_OK
@@ -96,11 +106,35 @@ def status_file(home: Home) -> Path:
     return home.folder / "status.json"
 
 
-def _status(home: Home) -> dict[str, object]:
+def _status(home: Home) -> dict[str, Any]:
     try:
-        about: dict[str, object] = json.loads(status_file(home).read_bytes())
+        about: dict[str, Any] = json.loads(status_file(home).read_bytes())
     except (OSError, ValueError):
         about = {"state": "never started", "since": "", "last_poll": "", "last_error": "", "pid": None}
+    if about["state"] not in ("never started", "stopped") and not _runs(home):
+        about |= {"state": "not running", "training": None}
     current = home.folder / "campaigns" / "current"
     campaign = current.read_text("utf-8") if current.exists() else None
-    return {"bank": home.bank, "consortium": home.consortium, "campaign": campaign, **about}
+    known = {"bank": home.bank, "consortium": home.consortium, "campaign": campaign, "training": None}
+    return {**known, **about, "trains_from": _trains_from(home)}
+
+
+def _runs(home: Home) -> bool:
+    """Whether a process holds the lock that the node takes."""
+    try:
+        with open_locked(status_file(home).with_suffix(".lock"), write=False, patience_s=0.0):
+            return False
+    except TimeoutError:
+        return True
+    except OSError:
+        return False
+
+
+def _trains_from(home: Home) -> str | None:
+    """When the hours begin in which the policy lets the bank train; ``None`` if it may now, or cannot be read."""
+    try:
+        policy = read_policy(home.policy)
+    except FedBankError:
+        return None
+    moment = now()
+    return None if policy.is_open(moment) else policy.opens(moment).isoformat(timespec="minutes")

@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedbank.errors import ConfigError
 from fedbank.evidence.log import EVIDENCE, EvidenceLog
 from fedbank.evidence.origin import origin
 from fedbank.membership.folders import choose_folder
@@ -17,6 +18,7 @@ CONSORTIUM = "consortium.yaml"
 CREATE = "fedbank server init DIR --name NAME"
 _KEYS = ("name", "addresses", "listen", *TERMS)
 _LISTEN_KEYS = ("public", "private")
+_OWN_HOSTS = ("127.0.0.1", "localhost")
 
 _TEMPLATE = """\
 # The consortium, as its coordinator runs it. fedbank server doctor checks this file.
@@ -155,12 +157,17 @@ def read_consortium(folder: Path) -> Consortium:
     """
     values = Settings.read(Files(folder).settings, _KEYS)
     listen = values.section("listen", _LISTEN_KEYS)
-    meaning = "HOST:PORT"
+    meaning, private = "HOST:PORT", listen.text("private", ADDRESS, "HOST:PORT")
+    if host_of(private) not in _OWN_HOSTS:
+        raise ConfigError(
+            f"Expected listen.private in {Files(folder).settings} to be on {_OWN_HOSTS[0]}, where alone operators are "
+            f"served, got {private:.80}. From another machine use: ssh -L PORT:{_OWN_HOSTS[0]}:PORT HOST"
+        )
     return Consortium(
         values.text("name", NAME, "a name of at most 63 letters, digits, spaces, dots and hyphens"),
         values.texts("addresses", ADDRESS, meaning, least=1),
         listen.text("public", ADDRESS, meaning),
-        listen.text("private", ADDRESS, meaning),
+        private,
         Terms.from_settings(values),
     )
 

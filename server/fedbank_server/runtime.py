@@ -167,13 +167,13 @@ class RuntimeLine:
             if time.monotonic() - began > self._patience_s:
                 raise RunError(
                     f"Expected the SuperLink at {self._address} to answer within {self._patience_s:.0f} s, got: "
-                    f"{problem}. Start it (fedbank server start) and run the campaign again: it goes on where it is."
+                    f"{problem}. {_advice(problem)} Then run the campaign again: it goes on where it is."
                 )
             if not told and time.monotonic() - began > _QUIET_S:
                 told = True
                 self._tell(
                     f"The SuperLink at {self._address} does not answer ({problem}); trying again for "
-                    f"{self._patience_s:.0f} s. Does fedbank server start run?"
+                    f"{self._patience_s:.0f} s. {_advice(problem)}"
                 )
             self._wait(pause_s)
             pause_s = min(2 * pause_s, _PAUSE_S[1])
@@ -193,3 +193,10 @@ class RuntimeLine:
     def _wait(self, seconds: float) -> None:
         if self._stop.wait(seconds):
             raise RunError("Expected to go on, was asked to stop while the SuperLink was away. Run the campaign again.")
+
+
+def _advice(problem: Exception) -> str:
+    """What a person can do about a SuperLink that is away."""
+    if "CERTIFICATE_VERIFY_FAILED" in str(problem):
+        return "It shows another certificate than server.pem, which was renewed: fedbank server stop, then start it."
+    return "Does fedbank server start run?"

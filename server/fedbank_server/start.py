@@ -25,12 +25,20 @@ from fedbank.errors import ConfigError, RunError
 from fedbank.evidence.log import EVIDENCE, EvidenceLog
 from fedbank.evidence.origin import origin
 from fedbank.sealing.keys import SigningKey
-from fedbank.supervision import UNSUPERVISED, end_with_parent, log_to, stop_on_signals, supervise_itself
+from fedbank.supervision import (
+    UNSUPERVISED,
+    end_with_parent,
+    is_supervised,
+    log_to,
+    stop_on_signals,
+    supervise_itself,
+)
 from fedbank_server.consortium import Consortium, Files, find_folder, host_of, read_consortium
 from fedbank_server.limits import MIB, Limits
 from fedbank_server.members import active_members
 
-_PID = "server.pid"
+_PID, _LOCK = "server.pid", "server.lock"
+"""What ``stop`` finds the server by; whoever runs holds the lock, so that no other process of that number is ended."""
 
 
 def start_command(words: Sequence[str]) -> int:
@@ -54,17 +62,21 @@ def start_command(words: Sequence[str]) -> int:
         raise ConfigError(f"Expected --max-update-mb from 1 to 4096, got {chosen.max_update_mb}. 256 is usual.")
     folder = find_folder(chosen.dir)
     console = _console()
-    if not chosen.unsupervised:
-        with _only(folder / "server.lock", "fedbank server start"):
-            (folder / _PID).write_text(str(os.getpid()), "ascii")
-            try:
-                return supervise_itself(["server", "start", *words], console.print)
-            finally:
-                (folder / _PID).unlink(missing_ok=True)
-    end_with_parent()
-    log_to(folder / "server.log")
-    _serve(folder, read_consortium(folder), Limits(max_object_bytes=chosen.max_update_mb * MIB), console.print)
-    return EXIT_OK
+
+    def work() -> int:
+        end_with_parent()
+        log_to(folder / "server.log")
+        _serve(folder, read_consortium(folder), Limits(max_object_bytes=chosen.max_update_mb * MIB), console.print)
+        return EXIT_OK
+
+    if is_supervised():
+        return work()
+    with _only(folder / _LOCK, "fedbank server start"):
+        (folder / _PID).write_text(str(os.getpid()), "ascii")
+        try:
+            return work() if chosen.unsupervised else supervise_itself(["server", "start", *words], console.print)
+        finally:
+            (folder / _PID).unlink(missing_ok=True)
 
 
 def run_command(words: Sequence[str]) -> int:
@@ -123,12 +135,14 @@ def stop_command(words: Sequence[str]) -> int:
     add_folder(parser)
     folder = find_folder(parser.parse_args(list(words)).dir)
     try:
+        if not _is_held(folder / _LOCK):
+            raise ProcessLookupError
         number = int((folder / _PID).read_text("ascii"))
         os.kill(number, signal.SIGTERM)
     except (OSError, ValueError):
         raise RunError(f"Expected a server that runs in {folder}, got none. Nothing was stopped.") from None
     deadline = time.monotonic() + 30
-    while (folder / _PID).exists():
+    while _is_held(folder / _LOCK):
         if time.monotonic() > deadline:
             raise RunError(
                 f"Expected the server (process {number}) to stop within 30 s, got no end. Look at server.log."
@@ -192,6 +206,14 @@ def _only(lock: Path, command: str) -> Any:
     except TimeoutError:
         raise RunError(f"Expected no other {command} in {lock.parent}, got one that runs. Stop it first.") from None
     return stack
+
+
+def _is_held(lock: Path) -> bool:
+    try:
+        with open_locked(lock, write=False, patience_s=0.0):
+            return False
+    except TimeoutError:
+        return True
 
 
 def _port(address: str) -> int:
