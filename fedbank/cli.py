@@ -33,9 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = _run(words)
-        sys.stdout.flush()  # here, where a reader that has ended is no error, and not when Python ends
-        return code
+        return _run(words)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_NOBODY_READS
@@ -56,10 +54,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(words: Sequence[str]) -> int:
-    if words[:1] == ["--version"]:
-        sys.stdout.write(f"fedbank {__version__}\n")
-        return EXIT_OK
-    return dispatch("fedbank", COMMANDS, words)
+    """The command, with its output written here, where a reader that has ended is no error, not when Python ends."""
+    try:
+        if words[:1] == ["--version"]:
+            sys.stdout.write(f"fedbank {__version__}\n")
+            code = EXIT_OK
+        else:
+            code = dispatch("fedbank", COMMANDS, words)
+    except SystemExit:  # of argparse, which has printed help
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+    return code
 
 
 def dispatch(prog: str, commands: Mapping[str, tuple[str, str]], words: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""A resident node follows what changes around it without a restart, addresses and certificates, and tells how far it is."""
+"""A resident node follows what changes around it without a restart, and tells how far it is with its work."""
 
 import json
 import threading
