@@ -32,7 +32,7 @@ from simulations.benchmarks.usual_form import FreshModelBank, UsualBank
 
 BANKS = 8
 WORK = {"light": (10, 1, 8, 9), "demo": (3, 5, 32, 3)}
-"""Kinds of rounds: how many, local steps, expected customers a step; pairs of inline and loop (light ones are short)."""
+"""Kinds of rounds: how many, local steps, expected customers a step; pairs of inline and loop (light is short)."""
 
 
 def plain_loop(settings: str) -> float:
