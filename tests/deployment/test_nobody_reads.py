@@ -39,4 +39,4 @@ def test_an_output_that_nobody_reads_ends_the_command_quietly(log: Path, words: 
         command = [sys.executable, "-m", "fedbank.cli", *(word.format(log=log) for word in words)]
         done = subprocess.run(command, stdout=nowhere, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
     assert done.stderr == ""
-    assert done.returncode in (0, 141), "Rich and argparse swallow it before anybody can tell"
+    assert done.returncode in (0, 1, 141), "Rich and argparse notice it themselves"

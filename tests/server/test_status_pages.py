@@ -171,7 +171,7 @@ def test_the_table_says_who_is_where() -> None:
         "deadline 2026-03-01T13:00:00 UTC",
         "about step 8 of 20, end expected 12:00:18",
         "1.50 of 8.00 (4.25)",
-        "not told of 8.00",
+        "not told, of 8.00",
     ):
         assert words in text
     assert "<script>" in text and "below the quorum" in text
