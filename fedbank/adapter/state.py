@@ -165,5 +165,5 @@ def digest(tensors: Tensors) -> str:
     for name in sorted(tensors):
         tensor = np.ascontiguousarray(tensors[name], "<f4")
         sha.update(f"{name}{tensor.shape}".encode())
-        sha.update(tensor.tobytes())
+        sha.update(tensor.data)
     return sha.hexdigest()

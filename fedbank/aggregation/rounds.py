@@ -28,15 +28,18 @@ _MAX_REFUSALS = 100
 
 @dataclass(frozen=True, slots=True)
 class GlobalState:
-    """The committed result of ``round`` rounds: the shared adapter and the server step's moments."""
+    """The committed result of ``round`` rounds: the shared adapter and the server step's moments, never changed."""
 
     round: int
     adapter: Mapping[str, NDArray[np.float32]]
     step: StepState = field(default_factory=StepState)
+    _digest: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def digest(self) -> str:
-        """SHA-256 of the adapter."""
-        return digest(self.adapter)
+        """SHA-256 of the adapter; computed once, since every status and every round asks for it."""
+        if not self._digest:
+            self._digest.append(digest(self.adapter))
+        return self._digest[0]
 
 
 class Phase(StrEnum):

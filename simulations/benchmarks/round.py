@@ -4,6 +4,14 @@ Plain Flower: ``flower-superlink``, two ``flower-supernode``, its SuperExec and 
 sends one array and gets it back. FedBank: the coordinator's two listeners with mutual TLS, two resident nodes, one
 record with one bytes value. Both echo what they get; the first exchange does not count. ``seconds_*`` are medians.
 Targets: ``ratio_trivial`` 6 (aim 10), ``ratio_4m`` (4 million float32 parameters each way) 3.
+
+``security_share``, at most 0.10: of a whole round at 4 million parameters, the part that FedBank's security layer
+takes. The round is that of a deployed campaign (``deployed``: store, seals, policies and evidence on disk) whose banks
+train nothing, which is the shortest round that there can be. The layer is signing and verifying envelopes with the
+SHA-256 of what is in them, digests of adapters, the update's norm, reading and checking the policy, and evidence with
+its fsync. What it takes is measured while the rounds run: every call at the coordinator, plus every call at the bank
+for which they took longer. Banks and coordinator partly work at the same time, so the share is an upper bound. TLS, and
+what Flower hashes by itself, are part of the round and not of the layer. ``seconds_security_*`` say where it goes.
 """
 
 import hashlib
@@ -17,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +36,13 @@ from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
 
 from fedbank_server.flower_hooks import BUNDLE, pinned_context
+from simulations.benchmarks.deployed import Deployment, Meter, run_campaign
 from simulations.benchmarks.harness import publish
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "deployment"))
 from consortium import Consortium, exchange, free_port, listens, payload_of, wait_for
 
+ROUNDS = 11
 PARAMETERS = {"trivial": 10, "4m": 4_000_000}
 REPEATS = {"trivial": 5, "4m": 3}
 _BUNDLE = BUNDLE.replace("fedbank_server.nothing", "echo.server").replace("fedbank_client.nothing", "echo.client")
@@ -146,18 +157,36 @@ def fedbank(folder: Path) -> dict[str, list[float]]:
     return {name: found[1:] for name, found in seconds.items()}
 
 
+def security(folder: Path) -> dict[str, Any]:
+    """``security_share`` and what it is made of, seconds a round; the first round is not part of a round's time."""
+    folder.mkdir()
+    deployment, meter = Deployment(folder, 2, PARAMETERS["4m"], processes=2), Meter().watch()
+    with deployment.running() as grid:
+        moments = run_campaign(deployment, grid, ROUNDS)
+    round_s = statistics.median(after - before for before, after in pairwise(moments))
+    slowest = max(deployment.meters().values(), key=lambda seconds: sum(seconds.values()))
+    layer_s = (sum(meter.seconds.values()) + sum(slowest.values())) / ROUNDS
+    return {
+        "seconds_round_4m": round(round_s, 3),
+        "seconds_security_coordinator": {part: round(s / ROUNDS, 4) for part, s in sorted(meter.seconds.items())},
+        "seconds_security_bank": {part: round(s / ROUNDS, 4) for part, s in sorted(slowest.items())},
+        "security_share": round(layer_s / round_s, 3),
+    }
+
+
 def compare() -> Iterator[dict[str, Any]]:
     """One line."""
     with tempfile.TemporaryDirectory() as folder:
         for name in ("flower", "fedbank"):
             (Path(folder) / name / "keys").mkdir(parents=True)
         flower, ours = plain_flower(Path(folder) / "flower"), fedbank(Path(folder) / "fedbank")
+        layer = security(Path(folder) / "security")
     line: dict[str, Any] = {}
     for name in PARAMETERS:
         theirs, own = statistics.median(flower[name]), statistics.median(ours[name])
         line |= {f"seconds_flower_{name}": round(theirs, 3), f"seconds_{name}": round(own, 3)}
         line |= {f"ratio_{name}": round(theirs / own, 2)}
-    yield line
+    yield line | layer
 
 
 if __name__ == "__main__":
