@@ -264,10 +264,23 @@ def _talk(example: Example, found: dict[str, Sent]) -> None:
     adapter = initial_state(example.spec, seed=0)
     plans, masks = {BANK: acceptance.plan_digest}, {BANK: presence.mask}
     call = RoundCall.to_all(acceptance.campaign, 1, plans, masks, adapter).to_bytes()
+    found["later"] = _outside_the_hours(example, seal(REQUEST, COORDINATOR, context, call, key))
     answer("update", "train", seal(REQUEST, COORDINATOR, context, call, key))
     result = Result(acceptance.campaign, 3, adapter).to_bytes()
     answer("receipt", "query.result", seal(RESULT, COORDINATOR, context, result, key))
     connection.deactivate(LARGEST)
+
+
+def _outside_the_hours(example: Example, request: bytes) -> Sent:
+    """What the bank says to a round that its policy allows in two hours."""
+    opens, policy = datetime.now(UTC).replace(minute=0) + timedelta(hours=2), example.home.policy.read_text()
+    hours = f'training_hours: "{opens:%H:%M}-{opens + timedelta(hours=1):%H:%M}"'
+    example.home.policy.write_text(policy.replace("training_hours: any", hours))
+    said, requests = example.ask("train", request)
+    example.home.policy.write_text(policy)
+    assert said.error.reason == f"later: not before {opens:%Y-%m-%dT%H:%MZ}"
+    fields = frozenset().union(*(_set_fields(request) for _, request, _ in requests))
+    return Sent(fields, sum(size for _, _, size in requests))
 
 
 def _document(path: Path) -> Sent:
