@@ -8,7 +8,7 @@ TORCH := 2.13.0
 OUTPUT ?= runs/demo
 READY := $(VENV)/.ready
 
-.PHONY: demo test fast faults check coverage pitfalls mutants lock clean
+.PHONY: demo test fast faults soak check coverage pitfalls mutants lock clean
 
 demo: $(READY)  ## four banks train one adapter together; results in runs/demo
 	@test ! -e $(OUTPUT)/results.json || { echo "$(OUTPUT) holds a finished demo: open $(OUTPUT)/report.html, or run: make demo OUTPUT=runs/another"; exit 2; }
@@ -17,13 +17,16 @@ demo: $(READY)  ## four banks train one adapter together; results in runs/demo
 
 test: $(READY)  ## the whole suite, fast tests first
 	$(BIN)/python -m pytest -m "not slow"
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not long"
 
 fast: $(READY)  ## the fast tests only
 	$(BIN)/python -m pytest -m "not slow"
 
-faults: $(READY)  ## the table of faults that a consortium survives, with what was seen and how long it took
-	$(BIN)/python -m pytest -q -m fault
+faults: $(READY)  ## the table of faults that a consortium survives: what was seen, how long it took; the long ones too
+	$(BIN)/python -m pytest -q -m "fault or long"
+
+soak: $(READY)  ## a campaign of 100 rounds in which something fails every 30 s; its books are checked after every fault
+	$(BIN)/python tests/faults/soak.py --rounds 100 --seconds-between-faults 30 --steps 60
 
 check: $(READY)  ## style, types, import arrows, documents
 	$(BIN)/ruff check .

@@ -28,6 +28,7 @@ def sizes(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_round_leaves_a_few_lines_and_nothing_else(tmp_path: Path) -> None:
     consortium = WholeConsortium(tmp_path, customers=20)

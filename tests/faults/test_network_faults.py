@@ -17,7 +17,7 @@ from bad_answers import BadAnswers
 from consortium import Consortium, exchange, payload_of, wait_for
 from proxy import Proxy
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 Seen = Callable[[str], None]
 FLEET = ("pull-messages", "pull-object", "confirm-message-received", "push-messages", "push-object")
 
