@@ -21,7 +21,7 @@ from fedbank.data.units import Unit
 from fedbank.durable import write_atomic
 from fedbank.errors import RunError, UpdateError
 from fedbank.model.loading import BaseModel
-from fedbank.privacy.ledger import Charge, Steps
+from fedbank.privacy.ledger import LEDGER, Charge, Ledger, Steps
 from fedbank.privacy.noise import RandomStream
 from fedbank.privacy.plan import PrivacyPlan, TrainingPlan, declared_size
 from fedbank.proposal import MAX_BYTES, PROPOSAL, Acceptance, Proposal, adapter_card, unpack
@@ -131,7 +131,8 @@ class Desk:
         """The bank's consent to a signed proposal, kept on disk; the same proposal is accepted any number of times.
 
         Raises:
-            UpdateError: it is not the coordinator's, or about another base model or consortium.
+            UpdateError: it is not the coordinator's, about another base model or consortium, or of a campaign that is
+                over: whoever recorded it must not be able to take the bank out of the one that goes on.
             PrivacyError: the bank's policy does not allow it. The bank stays up and keeps what it agreed to before.
         """
         keys: dict[str, PublicKey] = {COORDINATOR: self._home.coordinator_key}
@@ -194,6 +195,7 @@ class Desk:
 
     def _agree(self, roster: Roster, proposal: Proposal) -> Agreement:
         self._check_parties(roster, proposal)
+        self._check_order(proposal.campaign)
         # A campaign may be agreed to at any hour; only rounds keep to the policy's hours.
         policy = replace(read_policy(self._home.policy), hours=None)
         policy.check(offer_of(proposal, None), self._now())  # before anything is computed for it
@@ -215,6 +217,23 @@ class Desk:
             raise UpdateError(
                 f"Expected a campaign on this bank's base model {self._resources.base_digest[:16]}, got one on "
                 f"{proposal.base_digest[:16]}. Start the client with that model, if the policy allows it."
+            )
+
+    def _check_order(self, campaign: str) -> None:
+        """It is the current campaign, a new one, or an earlier one while the current one has not begun."""
+        current, folder = self._current_name(), self._folder(campaign)
+        if campaign == current or not (folder / "proposal.json").exists():
+            return
+        if (folder / "adapter").exists():
+            raise UpdateError(
+                f"Expected a campaign that goes on, got {campaign}, whose adapter this bank has received. It was "
+                "refused; begin another campaign, under another name."
+            )
+        charges = Ledger(self._home.folder / TRAINING / LEDGER, self.name).charges()
+        if current is not None and any(charge.campaign == current for charge in charges):
+            raise UpdateError(
+                f"Expected to go on with {current}, got {campaign}, which {self.name} left for it. It was refused; "
+                "begin another campaign, under another name."
             )
 
     def _bind(self, roster: Roster, proposal: Proposal) -> Agreement:
@@ -279,11 +298,15 @@ class Desk:
         write_atomic(folder / "proposal.json", agreement.proposal.to_bytes())
         write_atomic(folder.parent / "current", agreement.proposal.campaign.encode())
 
-    def _read_agreement(self) -> Agreement:
+    def _current_name(self) -> str | None:
         current = self._home.folder / "campaigns" / "current"
-        if not current.exists():
+        return current.read_text("utf-8") if current.exists() else None
+
+    def _read_agreement(self) -> Agreement:
+        current = self._current_name()
+        if current is None:
             raise UpdateError(f"Expected a campaign that {self.name} has agreed to, got none yet. Nothing was trained.")
-        folder = self._folder(current.read_text("utf-8"))
+        folder = self._folder(current)
         try:
             roster = read_roster((folder / "roster").read_bytes(), self._home.coordinator_key)
             proposal = Proposal.from_bytes((folder / "proposal.json").read_bytes())

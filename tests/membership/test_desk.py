@@ -248,6 +248,40 @@ def test_rounds_keep_to_the_hours_of_the_policy_and_agreements_do_not(
         desk.open_bank().train(b"")
 
 
+def test_an_earlier_proposal_cannot_take_a_bank_out_of_the_campaign_that_it_trains_in(
+    make_member: Callable[..., Home], desk_of: Callable[..., Desk], propose: Callable[..., bytes]
+) -> None:
+    """Whoever recorded one could otherwise send it again whenever he likes."""
+    home, notes = make_member(), []
+    desk = desk_of(home, notes=notes)
+    first, second = propose("privacy.epsilon=2"), propose("name=second", "privacy.epsilon=3")
+    desk.consider(first)
+    desk.consider(second)
+    desk.consider(first)  # nothing was trained: the coordinator may change its mind
+    (request, _) = _requests(desk, propose, "name=second", "privacy.epsilon=3")
+    desk.open_bank().train(request)
+    with pytest.raises(UpdateError, match=r"Expected to go on with second-.*, got campaign-"):
+        desk.consider(first)
+    assert notes[-1][0] == "campaign-refused"
+    desk.consider(second)
+    assert desk.open_bank().train(request).campaign.startswith("second-"), "the same campaign goes on"
+    assert desk.consider(propose("name=third", "privacy.epsilon=2")).campaign.startswith("third-")
+
+
+def test_a_campaign_whose_adapter_was_received_does_not_begin_again(
+    make_member: Callable[..., Home], desk_of: Callable[..., Desk], propose: Callable[..., bytes]
+) -> None:
+    home = make_member()
+    desk = desk_of(home)
+    ended, later = propose("privacy.epsilon=2"), propose("name=second", "privacy.epsilon=2")
+    over = home.folder / "campaigns" / desk.consider(ended).campaign / "adapter"
+    over.mkdir()
+    desk.consider(ended)
+    desk.consider(later)
+    with pytest.raises(UpdateError, match="whose adapter this bank has received"):
+        desk.consider(ended)
+
+
 @pytest.fixture
 def two_banks(make_member: Callable[..., Home]) -> Iterator[list[Home]]:
     yield [make_member("bank-1"), make_member("bank-2")]
