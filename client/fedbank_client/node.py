@@ -35,7 +35,6 @@ from fedbank_client.connection import (
 _LOG = logging.getLogger("fedbank.node")
 _APP_FAILED = 2
 """Flower's code for an app that raised; the reason stays inside."""
-_NOT_TAKEN = "the bank's answer was refused on its way; the bank's log says by whom"
 _ATTEMPTS = 3
 """To send an answer that something on the way refuses."""
 ClientApp = Callable[[Message, Context], Message]
@@ -177,7 +176,10 @@ class _Node:
         """
         kind, reply = answer.reply.metadata.message_type, answer.reply
         if self._refused[kind] >= _ATTEMPTS and answer.request is not None:
-            reply = Message(Error(_APP_FAILED, _NOT_TAKEN), reply_to=answer.request)
+            reply = Message(
+                Error(_APP_FAILED, "the bank's answer was refused on its way; the bank's log says by whom"),
+                reply_to=answer.request,
+            )
         self._unsent = None
         try:
             self._line.push(reply, answer.seconds)
