@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fedbank.adapter.state import initial_state
-from fedbank.adapter.update import Disclosure, RoundRequest, Update
+from fedbank.adapter.update import Disclosure, Later, RoundRequest, Update
 from fedbank.config import load_campaign, load_client, load_simulate
 from fedbank.errors import UpdateError
 from fedbank.model.folder import base_digest, tiny_folder
@@ -158,7 +158,7 @@ def test_outside_its_hours_a_bank_says_when_and_trains_then(open_bank: Callable[
     bank = open_bank(lines={"training_hours": '"22:00-06:00"'}, now=lambda: clock[0])
     with pytest.raises(ClosedError, match="22:00") as closed:
         bank.train()
-    assert refusal_for(closed.value) == refusal_for(ClosedError("", NOON + timedelta(hours=10)))
+    assert refusal_for(closed.value) == Later(NOON + timedelta(hours=10))
     assert [note[0] for note in bank.notes] == ["campaign-accepted", "round-postponed"]
     assert not (bank.home.folder / TRAINING / LEDGER).exists()
     clock[0] = NOON + timedelta(hours=10)
