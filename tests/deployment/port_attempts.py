@@ -40,6 +40,7 @@ LIMITS: dict[str, Any] = {
 BANKS = ("bank1", "bank2", "honest", "flooder")
 NO_HTTP = "no HTTP at all: TLS refused"
 CLOSED = "connection closed"
+"""Also of an answer whose way back was cut by the rest of a body that met a closed connection (RFC 9112, 9.6)."""
 NO_MEMBER = "403 This certificate belongs to no active member."
 OTHER_KEY = "403 This node key is not that of the certificate's bank."
 NO_SIGNATURE = "401 Invalid SuperNode authentication"
@@ -491,13 +492,13 @@ ATTEMPTS: tuple[Attempt[Consortium], ...] = (
     Attempt(
         "a bomb: a compressed body",
         16,
-        ("415",),
+        ("415", CLOSED),
         partial(_bomb, "push-object", lambda: b"x", headers={"content-encoding": "gzip"}),
     ),
     Attempt("headers that drip", None, (CLOSED,), partial(_drips, b"POST /v1/fleet/pull-messages HTTP/1.1\r\nx: ")),
     Attempt("bytes that drip", None, (CLOSED,), partial(_drips, b"")),
-    Attempt("headers without end", None, ("400",), partial(_drips, b"x" * 70_000)),
-    Attempt("a body that drips", None, ("408",), _drips_a_body),
+    Attempt("headers without end", None, ("400", CLOSED), partial(_drips, b"x" * 70_000)),
+    Attempt("a body that drips", None, ("408", CLOSED), _drips_a_body),
     Attempt("a connection that says nothing", 10, (CLOSED,), _says_nothing),
     Attempt("a ninth connection", None, (CLOSED,), _many_connections),
     Attempt("a flood of requests", None, ("429 Too many requests.",), _flood),

@@ -106,8 +106,10 @@ def test_a_bank_that_is_revoked_in_the_middle_of_an_exchange_sends_nothing_more(
         assert replies[nodes["mallory"]].has_error()
     assert "revoked" in attacked.status("mallory")["last_error"]
     assert not (attacked.folder / "mallory" / "calls").exists()
-    for bank in ("mallory", "bank1"):
-        attacked.processes.pop(bank).terminate()
+    for bank in ("mallory", "bank1"):  # gone before the next attempt is in its name
+        process = attacked.processes.pop(bank)
+        process.terminate()
+        process.wait(60)
 
 
 def test_a_flood_of_refusals_is_told_once_a_minute(attacked: Consortium) -> None:

@@ -41,6 +41,12 @@ def files_of(consortium: Consortium, bank: str) -> tuple[Path, Path, Path]:
     return paths.certificate, paths.key, paths.node_key
 
 
+def end(consortium: Consortium, bank: str) -> None:
+    process = consortium.processes.pop(bank)
+    process.terminate()
+    process.wait(60)
+
+
 @pytest.mark.fault(18)
 @pytest.mark.parametrize(
     ("bank", "words"),
@@ -59,7 +65,7 @@ def test_a_bank_whose_certificate_is_out_of_its_time_reads_file_and_date_and_tri
     wait_for(lambda: wanted in consortium.status(bank)["last_error"], 60, consortium.log_of(bank))
     assert consortium.status(bank)["state"] == "offline" and consortium.processes[bank].poll() is None
     seen(wanted.replace(str(consortium.banks[bank].certificate), "FILE"))
-    consortium.processes.pop(bank).terminate()
+    end(consortium, bank)
 
 
 @pytest.mark.fault(18)
@@ -67,7 +73,7 @@ def test_a_bank_with_the_certificate_of_another_authority_gets_no_further(consor
     consortium.start("bank", "foreign")
     wait_for(lambda: bool(consortium.status("foreign")["last_error"]), 60, consortium.log_of("foreign"))
     assert consortium.status("foreign")["state"] == "offline"
-    consortium.processes.pop("foreign").terminate()
+    end(consortium, "foreign")
 
 
 @pytest.mark.fault(19)
