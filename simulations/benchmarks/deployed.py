@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import wraps
@@ -34,15 +34,15 @@ from fedbank.sealing.envelope import open_sealed, seal
 from fedbank.sealing.keys import SigningKey
 from fedbank_client.app import make_client_app, raise_it
 from fedbank_client.connection import Access
-from fedbank_client.desk import PolicedBank
 from fedbank_client.node import NodeSettings, run_node
 from fedbank_client.policy import CampaignOffer, Policy, read_policy
 from fedbank_client.progress import ProgressWatch
 from fedbank_client.seal import BankSeal
 from fedbank_server.campaign import Campaign
 from fedbank_server.evidence import EvidenceObserver
-from fedbank_server.nodes import CoordinatorKeys
+from fedbank_server.nodes import CoordinatorKeys, Timing
 from fedbank_server.observer import CommittedRound
+from fedbank_server.post import TRAIN
 from fedbank_server.store import CampaignStore
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "deployment"))
@@ -224,7 +224,9 @@ def run_campaign(
     store, keys = CampaignStore(folder / "state.safetensors"), coordinator_keys(deployment.banks)
     with EvidenceLog(folder / EVIDENCE, "benchmark/coordinator", key_of(COORDINATOR)) as log:
         commits = Commits(log, on_commit)
-        Campaign(terms, store, first_state(terms.adapter), commits, keys).run(grid)
+        Campaign(terms, store, first_state(terms.adapter), commits, keys, timing=Timing(enrol_timeout_s=900.0)).run(
+            grid
+        )
     return commits.moments
 
 
@@ -259,6 +261,8 @@ def serve_banks(folder: Path, banks: Sequence[str]) -> None:
 @contextmanager
 def bank_app(folder: Path, bank: str, settings: dict[str, Any], one_at_a_time: threading.Lock) -> Iterator[Any]:
     """What a deployed bank answers rounds with, around a bank that trains nothing."""
+    from fedbank_client.desk import PolicedBank  # late: it brings torch, which a coordinator does without
+
     terms = terms_of(settings["banks"], settings["parameters"], 1)
     home = folder / bank
     home.mkdir(exist_ok=True)
@@ -276,7 +280,8 @@ def bank_app(folder: Path, bank: str, settings: dict[str, Any], one_at_a_time: t
         app = make_client_app(lambda _: trainer, raise_it, lambda _: bank_seal)
 
         def answer(message: Message, context: Context) -> Message:
-            with one_at_a_time:  # the machine's memory holds one bank at work in every process
+            at_work = message.metadata.message_type == TRAIN  # memory holds one such bank in every process
+            with one_at_a_time if at_work else nullcontext():
                 return app(message, context)
 
         yield answer

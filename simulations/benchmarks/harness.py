@@ -1,18 +1,10 @@
-"""What all benchmarks share: the machine's description, a bare campaign without scoring, one line of output."""
+"""What benchmarks of training share: a bare campaign without scoring; and the lines that all of them print."""
 
-import argparse
-import json
-import os
-import platform
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
 from flwr.app import Context
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
@@ -30,8 +22,9 @@ from fedbank_simulations.identities import SimulatedSeals, coordinator_keys
 from fedbank_simulations.inline import run_inline
 from fedbank_simulations.resident import OpenSimulatedBank, resident
 from fedbank_simulations.workers import side_by_side
+from simulations.benchmarks.reporting import argument_parser, publish, write_lines
 
-REPORTS = Path(__file__).parent / "reports"
+__all__ = ["Clock", "argument_parser", "publish", "settings_for", "timed_campaign", "write_lines"]
 
 
 class Clock(Observer):
@@ -82,39 +75,3 @@ def timed_campaign(
         else:
             engine(*apps, len(members))
     return clock.seconds_per_round()
-
-
-def machine() -> dict[str, Any]:
-    """What the figures depend on."""
-    return {
-        "cpus": os.cpu_count(),
-        "processor": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("fedbank", "flwr", "torch", "transformers", "ray")},
-    }
-
-
-def publish(name: str, lines: Iterable[dict[str, Any]]) -> None:
-    """Print the lines as they come (JSON with ``--json``, else the figures in words) and keep them in the report."""
-    write_lines(name, lines, as_json=argument_parser(name).parse_args().json)
-
-
-def argument_parser(name: str) -> argparse.ArgumentParser:
-    """The arguments that all benchmarks have; one that needs more adds them and calls ``write_lines``."""
-    parser = argparse.ArgumentParser(prog=f"python -m simulations.benchmarks.{name}")
-    parser.add_argument("--json", action="store_true", help="one JSON object per line and nothing else")
-    return parser
-
-
-def write_lines(name: str, lines: Iterable[dict[str, Any]], *, as_json: bool, report: str | None = None) -> None:
-    """Print the lines as they come and keep them in ``reports/``, in the file ``report`` (default: ``name``)."""
-    REPORTS.mkdir(exist_ok=True)
-    kept = ""
-    for line in lines:
-        complete = {"benchmark": name, **line, "machine": machine()}
-        kept += json.dumps(complete) + "\n"
-        words = "  ".join(f"{key}={value}" for key, value in complete.items() if key != "machine")
-        sys.stdout.write((json.dumps(complete) if as_json else words) + "\n")
-        sys.stdout.flush()
-        (REPORTS / f"{report or name}.jsonl").write_text(kept, "utf-8")

@@ -37,7 +37,7 @@ from flwr.supercore.fab import Fab
 
 from fedbank_server.flower_hooks import BUNDLE, pinned_context
 from simulations.benchmarks.deployed import Deployment, Meter, run_campaign
-from simulations.benchmarks.harness import publish
+from simulations.benchmarks.reporting import publish
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "deployment"))
 from consortium import Consortium, exchange, free_port, listens, payload_of, wait_for
