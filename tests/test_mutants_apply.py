@@ -1,5 +1,6 @@
-"""Every seeded defect still has its place: what it replaces occurs once, and the test that notices it exists."""
+"""Every seeded defect still has its place: what it replaces occurs once, the result is Python, and the test that notices it exists."""
 
+import ast
 import sys
 from pathlib import Path
 
@@ -15,7 +16,10 @@ MUTANTS = read_mutants([])
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_the_defect_can_be_seeded(mutant: Mutant) -> None:
-    assert (ROOT / mutant.file).read_text("utf-8").count(mutant.find) == 1
+    source = (ROOT / mutant.file).read_text("utf-8")
+    assert source.count(mutant.find) == 1
+    if mutant.file.endswith(".py"):
+        ast.parse(source.replace(mutant.find, mutant.replace))
     file, _, name = mutant.test.partition("::")
     assert not name or f"def {name.partition('[')[0]}(" in (ROOT / file).read_text("utf-8")
 
