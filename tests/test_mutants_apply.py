@@ -1,4 +1,4 @@
-"""Every seeded defect still has its place: what it replaces occurs once, the result is Python, and the test that notices it exists."""
+"""Every seeded defect still has its place: found once, Python when replaced, noticed by a test that exists."""
 
 import ast
 import sys

@@ -30,8 +30,8 @@ def follow_files(trail: Trail, path: Path) -> None:
         trail.follow(_lines(entries, MAX_LINE_BYTES), checkpoints)
 
 
-def read_entry_lines(path: Path, *, last: int) -> list[bytes]:
-    """The lines of the ``last`` entries, unverified, without newlines."""
+def read_entry_lines(path: Path, *, last: int | None = None) -> list[bytes]:
+    """The lines of the ``last`` entries (default: of all), unverified, without newlines."""
     with path.open("rb") as file:
         return list(deque(_lines(file, MAX_LINE_BYTES), maxlen=last))
 

@@ -14,7 +14,7 @@ from types import TracebackType
 from fedbank.durable import append_at, open_locked, sync_folder
 from fedbank.evidence.entry import Entry, one_line, stamp
 from fedbank.evidence.errors import EvidenceError
-from fedbank.evidence.files import checkpoints_of, follow_files, read_leaves, unusable
+from fedbank.evidence.files import checkpoints_of, follow_files, read_entry_lines, read_leaves, unusable
 from fedbank.evidence.note import Checkpoint, Key, check_name, read_checkpoint, sign_checkpoint
 from fedbank.evidence.trail import INTERVAL, Trail, checkpoint_line
 from fedbank.evidence.tree import prove_consistency
@@ -72,6 +72,12 @@ class EvidenceLog:
             if len(trail.unsigned) >= INTERVAL or now - datetime.fromisoformat(trail.oldest_unsigned) >= MAX_AGE:
                 self._sign(descriptor)
         return entry.seq
+
+    def entries(self, action: str) -> list[Entry]:
+        """All entries of one ``action``, oldest first; reads the log."""
+        with self._opened():
+            lines = read_entry_lines(self._path)
+        return [entry for entry in map(Entry.from_line, lines) if entry.action == action]
 
     def checkpoint(self) -> str:
         """The signed note over everything that is in the log now."""

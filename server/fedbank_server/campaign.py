@@ -117,6 +117,8 @@ class Campaign:
                 f"({state.digest()[:12]}). Restore the campaign's folder from one backup."
             )
         self._store.rounds.forget_before(state.round)
+        if settled := self._store.history.lines():
+            self._observer.committed_before(settled[-1])
         return state
 
     def _run_round(self, collector: Collector, state: GlobalState) -> CommittedRound | None:

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from fedbank.aggregation.admit import Refused
 from fedbank.aggregation.rounds import Round
 from fedbank.evidence.log import EvidenceLog
+from fedbank_server.history import CommittedLine
 from fedbank_server.observer import CommittedRound, Observer
 
 _QUIET_S = 60.0
+_COMMITTED = "round-committed"
 
 
 class EvidenceObserver(Observer):
@@ -31,17 +33,24 @@ class EvidenceObserver(Observer):
     def round_committed(self, committed: CommittedRound) -> None:
         """A round is on disk."""
         line = committed.line
-        self._log.append(
-            "round-committed",
-            line.adapter,
-            f"{self._campaign} round {line.round}: {', '.join(line.accepted)}",
-            "coordinator",
-        )
+        self._log_commit(line)
         absent = f", without {', '.join(line.missing)}" if line.missing else ""
         self._say(
             f"Round {line.round}: {len(line.accepted)} updates{absent}, {committed.seconds:.1f} s, change "
             f"{committed.change_norm:.4g}."
         )
+
+    def committed_before(self, line: CommittedLine) -> None:
+        """Make up for the entry of a round that a crash, or a full disk, came before."""
+        begins = self._of(line)
+        if not any(entry.result.startswith(begins) for entry in self._log.entries(_COMMITTED)):
+            self._log_commit(line)
+
+    def _log_commit(self, line: CommittedLine) -> None:
+        self._log.append(_COMMITTED, line.adapter, f"{self._of(line)} {', '.join(line.accepted)}", "coordinator")
+
+    def _of(self, line: CommittedLine) -> str:
+        return f"{self._campaign} round {line.round}:"
 
     def round_aborted(self, record: Round) -> None:
         """An attempt ended below the quorum."""

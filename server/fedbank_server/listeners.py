@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import h11
 import uvicorn
@@ -44,6 +44,7 @@ class _BankProtocol(H11Protocol):
 
     limits: Limits
     certificate = ""
+    _heard_at = 0.0
     _header_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -51,8 +52,8 @@ class _BankProtocol(H11Protocol):
         tls = transport.get_extra_info("ssl_object")
         der = tls.getpeercert(binary_form=True) if tls is not None else None
         self.certificate = hashlib.sha256(der).hexdigest() if der else ""
-        same = sum(getattr(other, "certificate", "") == self.certificate for other in self.connections)
-        if same > self.limits.connections:
+        self._heard_at = self.loop.time()
+        if not self._has_room():
             transport.abort()
             return
         app, extensions = self.app, {CERTIFICATE: self.certificate}
@@ -64,12 +65,34 @@ class _BankProtocol(H11Protocol):
         self._expect_headers()
 
     def data_received(self, data: bytes) -> None:
+        self._heard_at = self.loop.time()
         super().data_received(data)
         self._expect_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
+
+    def _has_room(self) -> bool:
+        """Whether this connection may stay: the one that was silent longest, with no request in work, gives way to it.
+
+        A bank behind a line that lost its connections without a word comes back with new ones, while the lost ones
+        look alive from here until they time out; they must not keep it out.
+        """
+        others = [other for other in self.connections if other is not self and self._is_of_same_peer(other)]
+        if len(others) < self.limits.connections:
+            return True
+        idle = [other for other in others if other.cycle is None or other.cycle.response_complete]
+        if idle:
+            min(idle, key=lambda other: other._heard_at).transport.abort()
+        return bool(idle)
+
+    def _is_of_same_peer(self, other: Any) -> TypeGuard["_BankProtocol"]:
+        return (
+            isinstance(other, _BankProtocol)
+            and other.certificate == self.certificate
+            and not other.transport.is_closing()
+        )
 
     def _expect_headers(self) -> None:
         """A request that has begun must show its headers in time, however slowly its bytes drip in."""

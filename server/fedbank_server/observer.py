@@ -51,6 +51,9 @@ class Observer:
     def round_committed(self, committed: CommittedRound) -> None:
         """A round was committed and is already on disk."""
 
+    def committed_before(self, line: CommittedLine) -> None:
+        """The last round that was committed before this start: a crash may have come before anybody was told of it."""
+
     def round_aborted(self, record: Round) -> None:
         """An attempt ended below the quorum; ``record.aborted`` ends with it. Nothing was changed."""
 

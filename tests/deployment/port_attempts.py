@@ -355,10 +355,15 @@ def _drips(content: bytes, consortium: Consortium) -> str:
     return got if time.monotonic() - began < 15 else f"{got} after {time.monotonic() - began:.0f} s"
 
 
-def _drips_a_body(consortium: Consortium) -> str:
-    key = key_header(consortium.banks["bank1"])[FLEET_HTTP_PUBLIC_KEY_HEADER]
+def _unfinished_push(consortium: Consortium, bank: str) -> bytes:
+    """A request whose body does not come."""
+    key = key_header(consortium.banks[bank])[FLEET_HTTP_PUBLIC_KEY_HEADER]
     head = f"POST /v1/fleet/push-object HTTP/1.1\r\nhost: x\r\nflwr-public-key: {key}\r\ncontent-length: 1000\r\n\r\n"
-    return _drips(head.encode(), consortium)
+    return head.encode()
+
+
+def _drips_a_body(consortium: Consortium) -> str:
+    return _drips(_unfinished_push(consortium, "bank1"), consortium)
 
 
 def _says_nothing(consortium: Consortium) -> str:
@@ -366,13 +371,33 @@ def _says_nothing(consortium: Consortium) -> str:
         return CLOSED if silent.recv(1) == b"" else "an answer"
 
 
-def _many_connections(consortium: Consortium) -> str:
+def _ninth_connection(begun: bytes, consortium: Consortium) -> str:
+    """After eight that have each sent ``begun``: what the ninth gets, and how many of the eight are still open."""
     bank = consortium.banks["flooder"]
     held = [tls(consortium, bank) for _ in range(8)]
-    got = status_line(raw(consortium, bank, b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"))
     for connection in held:
-        connection.close()
-    return got
+        connection.sendall(begun)
+    time.sleep(1.0 if begun else 0.0)  # until what was sent is read
+    got = status_line(raw(consortium, bank, b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"))
+    left_open = 0
+    for connection in held:
+        with connection:
+            left_open += _is_open(connection)
+    return f"{got}, {left_open} stay open"
+
+
+def _is_open(connection: ssl.SSLSocket) -> bool:
+    connection.settimeout(0.2)
+    try:
+        return connection.recv(1) != b""
+    except TimeoutError:
+        return True
+    except OSError:
+        return False
+
+
+def _ninth_beside_work(consortium: Consortium) -> str:
+    return _ninth_connection(_unfinished_push(consortium, "flooder"), consortium)
 
 
 def _flood(consortium: Consortium) -> str:
@@ -500,7 +525,8 @@ ATTEMPTS: tuple[Attempt[Consortium], ...] = (
     Attempt("headers without end", None, ("400", CLOSED), partial(_drips, b"x" * 70_000)),
     Attempt("a body that drips", None, ("408", CLOSED), _drips_a_body),
     Attempt("a connection that says nothing", 10, (CLOSED,), _says_nothing),
-    Attempt("a ninth connection", None, (CLOSED,), _many_connections),
+    Attempt("a ninth connection beside eight at work", None, (f"{CLOSED}, 8 stay open",), _ninth_beside_work),
+    Attempt("a ninth connection beside eight idle ones", None, ("200, 7 stay open",), partial(_ninth_connection, b"")),
     Attempt("a flood of requests", None, ("429 Too many requests.",), _flood),
     Attempt("a revoked bank on its open connection", 17, ("denied: revoked",), _revoked),
 )

@@ -94,6 +94,11 @@ def test_evidence_that_cannot_be_written_stops_the_campaign_which_goes_on_where_
         committed = c.store.load(c.terms.adapter)
         assert committed is not None and committed.round == 1
         assert c.run().round == 3
+        assert c.run().round == 3, "a further start finds everything in its place"
+        logged = [entry.result.partition(":")[0] for entry in log.entries("round-committed")]
+        assert logged == ["spring round 1", "spring round 2", "spring round 3"], (
+            "the one that found no room is made up for"
+        )
     assert verify_log(path, key.public.raw).entries >= 62
     assert all(bank.charged() == [1, 2, 3] for bank in c.banks.values())
     seen("evidence: " + str(full.value).replace(str(tmp_path), ""))
