@@ -63,7 +63,7 @@ class Collector:
         """The round ready to be aggregated, or aborted, as it is on disk; ``None`` if a stop was asked for."""
         record, began = self._recover(record, state), self._clock()
         while not self._stop():
-            record = self._without_revoked(record)
+            record, looked_at = self._without_revoked(record), self._clock()
             looked = self._nodes.refresh(self._clock())
             if self._clock() - began > self._timing.nodes_every_s or self._all_there(record):
                 self._ask(record, state)
@@ -77,6 +77,7 @@ class Collector:
             if looked or answers:
                 self._show_absent(record, active)
                 self._board.publish(record, state, needed)
+            record = self._lenient(record, now, now - looked_at)
             record = self._patient(record, now, needed, active)
             decision = record.decide(now, needed, active)
             if decision is not Decision.WAIT:
@@ -245,6 +246,13 @@ class Collector:
         if extended != record:
             self._rounds.save(extended)
         return extended
+
+    def _lenient(self, record: Round, now: float, look_s: float) -> Round:
+        """A deadline that passed while the SuperLink was away says nothing of the banks: they get time to come back."""
+        resumed = record.resumed(now, self._timing.restart_grace_s) if look_s > self._timing.away_s else record
+        if resumed != record:
+            self._rounds.save(resumed)
+        return resumed
 
     def _give_up_without_deadline(self, record: Round, waited_s: float) -> None:
         """Where no deadline ends a round, banks that never appear do."""
