@@ -16,7 +16,6 @@ processes of ``start`` and ``run`` together, ``bank_*`` of the median bank, ``al
 
 import hashlib
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -28,10 +27,8 @@ from typing import Any
 
 import psutil
 
+from simulations.benchmarks.commanded import CAMPAIGN, Commanded
 from simulations.benchmarks.reporting import argument_parser, write_lines
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "deployment"))
-from alliance import Alliance
 
 _LOOK_EVERY_S = 1.0
 _COORDINATOR = "coordinator"
@@ -42,8 +39,8 @@ _PATIENCE_S = 570.0
 class Watch:
     """Memory of this process's descendants while it runs: the most of each member of the consortium, and of all."""
 
-    def __init__(self, alliance: Alliance) -> None:
-        folders = {bank: alliance.home(bank) for bank in alliance.banks} | {_COORDINATOR: alliance.coordinator}
+    def __init__(self, consortium: Commanded) -> None:
+        folders = {bank: consortium.home(bank) for bank in consortium.banks} | {_COORDINATOR: consortium.coordinator}
         self._owners = {str(folder): name for name, folder in folders.items()}
         self.most: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(_KINDS, 0))
         self.together = 0
@@ -84,41 +81,41 @@ def measure(banks: int, rounds: int) -> Iterator[dict[str, Any]]:
     """One line."""
     with tempfile.TemporaryDirectory() as place:
         names = tuple(f"bank-{number:02d}" for number in range(1, banks + 1))
-        alliance = Alliance(Path(place), names, quorum=banks)
+        consortium = Commanded(Path(place), names, quorum=banks)
         try:
-            with Watch(alliance) as watch:
-                times = run_campaign(alliance, rounds)
+            with Watch(consortium) as watch:
+                times = run_campaign(consortium, rounds)
             yield {
                 "banks": banks,
                 "rounds": rounds,
                 "model": "tiny",
                 "customers_a_bank": 400,
                 **times,
-                **rounds_of(alliance),
+                **rounds_of(consortium),
                 **memory_of(watch, names),
-                "same_adapter": is_everywhere(alliance),
+                "same_adapter": is_everywhere(consortium),
             }
         finally:
-            alliance.close()
+            consortium.close()
 
 
-def run_campaign(alliance: Alliance, rounds: int) -> dict[str, float]:
+def run_campaign(consortium: Commanded, rounds: int) -> dict[str, float]:
     """Start everything, run one campaign to its end; how long that took."""
-    alliance.start_server()
+    consortium.start_server()
     began = time.perf_counter()
-    for bank in alliance.banks:
-        alliance.start_bank(bank)
-    alliance.wait_online(_PATIENCE_S)
+    for bank in consortium.banks:
+        consortium.start_bank(bank)
+    consortium.wait_online(_PATIENCE_S)
     online = time.perf_counter()
-    alliance.start_campaign(f"training.rounds={rounds}", f"patience_s={_PATIENCE_S:g}")
-    if (code := alliance.wait_end("campaign", _PATIENCE_S)) != 0:
-        raise RuntimeError(f"the campaign ended with exit code {code}\n{alliance.logs()}")
+    consortium.start_campaign(f"training.rounds={rounds}", f"patience_s={_PATIENCE_S:g}")
+    if (code := consortium.wait_end(CAMPAIGN, _PATIENCE_S)) != 0:
+        raise RuntimeError(f"the campaign ended with exit code {code}\n{consortium.logs()}")
     return {"online_s": round(online - began, 1), "campaign_s": round(time.perf_counter() - online, 1)}
 
 
-def rounds_of(alliance: Alliance) -> dict[str, Any]:
+def rounds_of(consortium: Commanded) -> dict[str, Any]:
     """How long each round took and how many updates it has."""
-    lines = alliance.history()
+    lines = consortium.history()
     seconds = [
         (datetime.fromisoformat(line["committed"]) - datetime.fromisoformat(line["began"])).total_seconds()
         for line in lines
@@ -138,9 +135,9 @@ def memory_of(watch: Watch, banks: tuple[str, ...]) -> dict[str, int]:
     return line | {"all_pss_bytes": watch.together}
 
 
-def is_everywhere(alliance: Alliance) -> bool:
+def is_everywhere(consortium: Commanded) -> bool:
     """Whether the coordinator and every bank have the adapter, the same file byte by byte."""
-    folders = [alliance.coordinator, *map(alliance.home, alliance.banks)]
+    folders = [consortium.coordinator, *map(consortium.home, consortium.banks)]
     files = [path for folder in folders for path in folder.glob("campaigns/*/adapter/adapter_model.safetensors")]
     return len(files) == len(folders) and len({hashlib.sha256(path.read_bytes()).digest() for path in files}) == 1
 
