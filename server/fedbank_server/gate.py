@@ -9,9 +9,9 @@ import asyncio
 import hmac
 import json
 from base64 import b64decode
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,9 +37,9 @@ CERTIFICATE = "fedbank.certificate_sha256"
 WAIT = b"fedbank-wait"
 """Request header: seconds that a pull may be held until there is something to pull."""
 _FLEET = "/v1/fleet/"
-_PULL, _PUSH, _PUSH_OBJECT = "pull-messages", "push-messages", "push-object"
+_ACTIVATE, _PULL, _PUSH, _PUSH_OBJECT = "activate-node", "pull-messages", "push-messages", "push-object"
 FLEET_ROUTES = frozenset(
-    {"activate-node", "deactivate-node", "send-node-heartbeat", "confirm-message-received", "pull-object"}
+    {_ACTIVATE, "deactivate-node", "send-node-heartbeat", "confirm-message-received", "pull-object"}
     | {_PULL, _PUSH, _PUSH_OBJECT}
 )
 _OBJECT_ROUTES = frozenset({_PUSH_OBJECT, "pull-object"})
@@ -78,6 +78,8 @@ class PublicGate:
         self._rate = Rate(limits.requests_per_s, limits.burst)
         self._at_once: Counter[str] = Counter()
         self._objects = asyncio.Semaphore(limits.objects_at_once)
+        self._reports: Counter[str] = Counter()
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI)."""
@@ -103,6 +105,8 @@ class PublicGate:
         if self._at_once[bank] >= self._limits.requests_at_once:
             raise _RefusedError(429, "Too many requests at once.")
         self._at_once[bank] += 1
+        self._reports[bank] += route == _ACTIVATE
+        report = self._reports[bank]
         try:
             cap = self._limits.body_bytes(is_object=route == _PUSH_OBJECT)
             body = await _read_body(headers, receive, cap, self._limits.body_timeout_s)
@@ -110,12 +114,26 @@ class PublicGate:
             if route == _PULL:
                 await self._banks_bell.wait(bank, min(_seconds(headers.get(WAIT)), self._limits.wait_s))
             self._bank(certificate, headers)  # it may have been revoked while it waited or sent
-            async with self._objects if route in _OBJECT_ROUTES else nullcontext():
-                await self._ask_flower(scope, _replay(body, receive), send, certificate)
+            async with self._turn(route, bank):
+                if route == _PULL and report != self._reports[bank]:
+                    await _answer(send, 409, "This bank has reported for duty anew since it asked.")
+                else:
+                    await self._ask_flower(scope, _replay(body, receive), send, certificate)
         finally:
             self._at_once[bank] -= 1
         if route in _RINGS:
             self._coordinator_bell.ring()
+
+    def _turn(self, route: str, bank: str) -> AbstractAsyncContextManager[None]:
+        """Some objects at a time; of one bank, one report for duty or pull at a time.
+
+        A pull may outlive its connection, and Flower hands out a message once. So none reaches Flower after the bank
+        has reported anew, and the report waits for one that is there: what is lost was sent before the report, which is
+        what tells the coordinator to ask again (``CoordinatorGrid``).
+        """
+        if route in _OBJECT_ROUTES:
+            return self._objects
+        return self._turns[bank] if route in (_ACTIVATE, _PULL) else nullcontext()
 
     async def _ask_flower(self, scope: Scope, receive: Receive, send: Send, certificate: str) -> None:
         """Flower's answer, unless the bank was revoked while Flower worked: then nothing of it, and no code of Flower's
