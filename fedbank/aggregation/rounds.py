@@ -176,6 +176,13 @@ class Round:
         self._expect(Phase.COLLECTING)
         return self if self.deadline is None else replace(self, deadline=max(self.deadline, deadline))
 
+    def hurried(self, time_allowed_s: float) -> "Round":
+        """Wait no longer than ``time_allowed_s`` from the round's beginning."""
+        self._expect(Phase.COLLECTING)
+        return (
+            self if self.deadline is None else replace(self, deadline=min(self.deadline, self.began + time_allowed_s))
+        )
+
     def abort(self, now: float, missing: Mapping[str, str]) -> "Round":
         """Give this attempt up; ``missing`` says of each bank why."""
         self._expect(Phase.COLLECTING)

@@ -1,14 +1,17 @@
-"""What is shown of a campaign is so: its quorum whoever has sent, and that nobody runs it any more."""
+"""What is shown of a campaign is so: its quorum whoever has sent, its deadline, and that nobody runs it any more."""
 
+import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from grid_consortium import GridConsortium
 
+from fedbank.adapter.update import Update
 from fedbank.durable import open_locked
 from fedbank.errors import RunError
+from fedbank.membership.terms import DeadlineRule
 from fedbank_server.authority import create_consortium
 from fedbank_server.campaign_folder import RUN_LOCK, CampaignFolder
 from fedbank_server.overview import read_overview
@@ -57,6 +60,27 @@ def test_the_quorum_that_is_shown_is_the_agreed_one_before_and_after_a_commit(
     assert len(c.banks) > 2
     c.run()
     assert {status.needed for status in c.seen.statuses} == {2}
+
+
+def test_one_bank_that_is_gone_in_the_first_round_holds_up_nobody_for_a_day(
+    make_consortium: Callable[..., GridConsortium],
+) -> None:
+    c = make_consortium(quorum=2, deadline=DeadlineRule(factor=1.0, floor_s=0.5, ceiling_s=86400.0), rounds=1)
+    gone = threading.Event()
+
+    def never(update: Update) -> Update:
+        gone.wait(60)
+        return update
+
+    c.banks["bank-3"].act = never
+    try:
+        assert c.run().round == 1
+    finally:
+        gone.set()
+    (line,) = c.store.history.lines()
+    assert line.missing == ["bank-3"]
+    deadlines = [datetime.fromisoformat(status.deadline) for status in c.seen.statuses if status.deadline]
+    assert deadlines[0] - deadlines[-1] > timedelta(hours=23), "the deadline that is shown comes nearer too"
 
 
 def test_a_campaign_under_a_service_manager_is_the_only_one_too(folder: Path) -> None:
