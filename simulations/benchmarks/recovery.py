@@ -263,7 +263,7 @@ def measure(trials: int, say: Say) -> Iterator[dict[str, Any]]:
 
 
 def _one_campaign(faults: Faults, consortium: Commanded, trials: int) -> Iterator[dict[str, Any]]:
-    superlink, campaign, banks = [], [], []
+    superlink, campaign, banks = list[Trial](), list[Trial](), list[Trial]()
     for number in range(trials):
         if number % 4 == 0:
             campaign.append(faults.campaign_killed())
