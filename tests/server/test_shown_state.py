@@ -84,5 +84,6 @@ def test_one_bank_that_is_gone_in_the_first_round_holds_up_nobody_for_a_day(
 
 
 def test_a_campaign_under_a_service_manager_is_the_only_one_too(folder: Path) -> None:
+    words = ["--dir", str(folder), "--unsupervised", "model=path", f"model.path={folder}"]  # no model: it ends at once
     with open_locked(folder / RUN_LOCK, write=True), pytest.raises(RunError, match="no other fedbank server run"):
-        run_command(["--dir", str(folder), "--unsupervised"])
+        run_command(words)
