@@ -1,7 +1,7 @@
 """Rounds of numeric banks as processes of their own, over real TLS: real keys, envelopes and nodes, and no model.
 
 ``python numeric_members.py serve|bank FOLDER [NAME]`` is what the processes run. A bank trains for as many seconds as
-``FOLDER/NAME/seconds`` says (0 without the file).
+``FOLDER/NAME/seconds`` says (0 without the file), and until ``FOLDER/NAME/hold`` is gone.
 """
 
 import sys
@@ -46,6 +46,13 @@ class Members(Consortium):
         temporary = self.folder / bank / "seconds.new"
         temporary.write_text(f"{seconds}")
         temporary.replace(self.folder / bank / "seconds")
+
+    def hold(self, bank: str) -> None:
+        """It does not finish its training until ``go_on``."""
+        (self.folder / bank / "hold").touch()
+
+    def go_on(self, bank: str) -> None:
+        (self.folder / bank / "hold").unlink(missing_ok=True)
 
     def leave(self, bank: str) -> None:
         """The bank stops as a person stops it: the coordinator is told."""
@@ -93,6 +100,8 @@ class _TimedBank(NumericBank):
         """As long as the files say."""
         seconds = self.folder / "seconds"
         self.seconds = float(seconds.read_text()) if seconds.exists() else 0.0
+        while (self.folder / "hold").exists():
+            time.sleep(0.02)
         return super().train(request)
 
 

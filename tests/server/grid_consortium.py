@@ -27,13 +27,14 @@ QUICK = Timing(poll_interval_s=0.002, nodes_every_s=0.02, enrol_every_s=0.1, ret
 
 @dataclass
 class Seen(Observer):
-    """Everything that an observer is told; ``on_commit`` is called after every committed round."""
+    """Everything that an observer is told; ``on_commit`` and ``on_status`` are called when it is."""
 
     refusals: list[tuple[int, Refused]] = field(default_factory=list)
     committed: list[CommittedRound] = field(default_factory=list)
     aborted: list[Round] = field(default_factory=list)
     statuses: list[CampaignStatus] = field(default_factory=list)
     on_commit: Callable[[], object] = lambda: None
+    on_status: Callable[[CampaignStatus], object] = lambda status: None
 
     def refused(self, round_number: int, refused: Refused) -> None:
         self.refusals.append((round_number, refused))
@@ -47,6 +48,7 @@ class Seen(Observer):
 
     def status_changed(self, status: CampaignStatus) -> None:
         self.statuses.append(status)
+        self.on_status(status)
 
 
 class CoordinatorFolder:
