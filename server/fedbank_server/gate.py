@@ -22,6 +22,7 @@ from fedbank_server.flower_hooks import (
     FLEET_HTTP_PUBLIC_KEY_HEADER,
     DecodeError,
     ObjectTree,
+    PullMessagesRequest,
     PushMessagesRequest,
     PushObjectRequest,
 )
@@ -36,6 +37,9 @@ CERTIFICATE = "fedbank.certificate_sha256"
 """Where the listener puts the SHA-256 of the peer's certificate: ``scope["extensions"]``."""
 WAIT = b"fedbank-wait"
 """Request header: seconds that a pull may be held until there is something to pull."""
+FOR = b"fedbank-for"
+"""Request header of the coordinator's pushes: the node that is to be woken. Waking all for each message would cost the
+square of the number of banks in requests."""
 _FLEET = "/v1/fleet/"
 _ACTIVATE, _PULL, _PUSH, _PUSH_OBJECT = "activate-node", "pull-messages", "push-messages", "push-object"
 FLEET_ROUTES = frozenset(
@@ -112,7 +116,7 @@ class PublicGate:
             body = await _read_body(headers, receive, cap, self._limits.body_timeout_s)
             _check_body(route, body)
             if route == _PULL:
-                await self._banks_bell.wait(bank, min(_seconds(headers.get(WAIT)), self._limits.wait_s))
+                await self._banks_bell.wait(bank, min(_seconds(headers.get(WAIT)), self._limits.wait_s), _node(body))
             self._bank(certificate, headers)  # it may have been revoked while it waited or sent
             async with self._turn(route, bank):
                 if route == _PULL and report != self._reports[bank]:
@@ -194,7 +198,7 @@ class PrivateGate:
                 await self._coordinator_bell.wait("coordinator", _seconds(dict(scope["headers"]).get(WAIT)))
             await self._app(scope, receive, send)
             if path.endswith((_PUSH, _PUSH_OBJECT)):
-                self._banks_bell.ring()
+                self._banks_bell.ring(dict(scope["headers"]).get(FOR, b"").decode("ascii", "replace"))
 
 
 def _route(scope: Scope) -> str:
@@ -243,6 +247,14 @@ def _check_body(route: str, body: bytes) -> None:
                 raise _RefusedError(403, "A node speaks for itself only.")
     except (DecodeError, UpdateError) as error:
         raise _RefusedError(400, str(error)) from None
+
+
+def _node(body: bytes) -> str:
+    """The node that pulls, as it says: all that is at stake is when it is woken."""
+    try:
+        return str(PullMessagesRequest.FromString(body).node.node_id)
+    except DecodeError:
+        return ""  # Flower refuses it
 
 
 def _is_chain(tree: ObjectTree) -> bool:

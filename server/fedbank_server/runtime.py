@@ -92,6 +92,7 @@ class RuntimeLine:
     def push(self, message: Message) -> str:
         """Send one message with all its objects; its id at the SuperLink, or "" if its node is not registered."""
         header, tree, objects = flower.deflate(message)
+        self._headers.values["fedbank-for"] = str(message.metadata.dst_node_id)
         request = flower.PushAppMessagesRequest(messages_list=[header], message_object_trees=[tree])
         while True:
             answer = self._call(lambda: self._runtime.PushMessages(request))
