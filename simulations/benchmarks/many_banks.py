@@ -7,7 +7,7 @@ waits for the slowest, and ``accepted`` says how many updates each round has.
 
 ``round_s``: seconds of each round, in the first one all is cold. ``campaign_s``: from the command ``run`` to its end,
 the proposal and the handing out of the adapter included. ``online_s``: from the start of all banks at once to the last
-one that is online. Memory is looked at every two seconds in all processes, their supervisors included. PSS counts a page
+one that is online. Memory is looked at every two seconds, supervisors included. PSS counts a page
 that k processes share as 1/k of it, so that the sum is what the machine gives; USS is what a process has for itself
 alone; RSS is what it would take alone on its machine. ``*_bytes`` are the most that there was: ``coordinator_*`` of the
 processes of ``start`` and ``run`` together, ``bank_*`` of the median bank, ``all_*`` of everything at one moment.
