@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from invariants import Checker
 
 from fedbank.membership.documents import Invitation
-from simulations.benchmarks.commanded import CAMPAIGN, SERVER, Commanded
+from simulations.benchmarks.commanded import CAMPAIGN, SERVER, Commanded, alive, children, wait_for
 
 _LEAST_BATCH = 8
 
@@ -87,6 +87,13 @@ class SoakAlliance(Commanded):
             self.start_campaign(*(f"training.{key}={value}" for key, value in training.items()))
         else:
             self.start_bank(name, "data.customers=200")
+
+    def kill(self, name: str) -> None:
+        """On a machine that is busy, a process whose supervisor was killed may take longer than usual to end."""
+        below = children(self._processes[name].pid)
+        with suppress(TimeoutError):
+            super().kill(name)
+        wait_for(lambda: not any(map(alive, below)), 90, self.logs)
 
     def ended(self, name: str) -> int | None:
         """The exit code of a command that has ended."""
