@@ -1,10 +1,10 @@
 """One change that banks sign: the next metadata, and what exactly it changes as against what is trusted now.
 
-A bank never goes by what a change says of itself: ``read_change`` compares the metadata. Whatever differs beyond one
+A bank never goes by what a draft says of itself: ``read_change`` compares the metadata. Whatever differs beyond one
 release, one channel or the signatories is refused.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -66,6 +66,11 @@ class Reseated:
 Change = Published | Moved | Reseated
 
 
+def anew(now: Targets | None, expires: datetime) -> Targets | None:
+    """The same, to be signed again."""
+    return _next(now, expires) if now is not None else None
+
+
 def with_release(now: Targets | None, files: Mapping[str, TargetFile], expires: datetime) -> Targets:
     """The next targets: ``files`` (by target path, all of one release) are there as well."""
     following = _next(now, expires)
@@ -81,69 +86,110 @@ def with_channel(now: Targets, name: str, after: Channel, expires: datetime) -> 
     return following
 
 
-def read_targets_change(
-    now: Targets | None, following: Targets, channels: Mapping[str, Channel], after: Channel | None
-) -> Published | Moved:
-    """What ``following`` changes. ``channels``: what each channel names now; ``after``: the content of the channel file
-    that came with the change.
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """The next metadata, which banks are asked to sign: targets; or a root, with the targets signed anew under it.
+
+    Whoever leaves takes its signature along, so that a new root without new targets could leave nothing valid.
+    """
+
+    root: Metadata[Root] | None
+    targets: Metadata[Targets] | None
+
+    def parts(self) -> list[Metadata[Root] | Metadata[Targets]]:
+        """What there is to sign."""
+        return [part for part in (self.root, self.targets) if part is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Trusted:
+    """What counts now; ``None``: nothing yet. ``channels``: what each channel names."""
+
+    root: Root | None
+    targets: Targets | None
+    channels: Mapping[str, Channel]
+
+
+def read_change(now: Trusted, draft: Draft, after: Channel | None = None) -> Change:
+    """What ``draft`` changes. ``after``: the content of the channel file that came with it.
 
     Raises:
         ReleaseError: it is not the next version, or it changes something else or more.
     """
-    _check_version(now.version if now else 0, following.version)
-    old, new = Contents.of(now) if now else Contents({}, {}), Contents.of(following)
-    if set(following.unrecognized_fields) or (now and following.spec_version != now.spec_version):
-        raise _more("it has fields that nobody agreed to")
-    for path, file in (now.targets if now else {}).items():
-        if path not in following.targets:
-            raise _more(f"it takes away {path}")
-        if not path.startswith("channel/") and following.targets[path].to_dict() != file.to_dict():
-            raise _more(f"it exchanges {path}")
+    if draft.root is not None:
+        return _read_reseating(now, draft.root.signed, draft.targets.signed if draft.targets else None)
+    if now.root is None or draft.targets is None:
+        raise _more("there are no signatories yet")
+    following = draft.targets.signed
+    _check_version(now.targets.version if now.targets else 0, following.version)
+    old = Contents.of(now.targets) if now.targets else Contents({}, {})
+    new = Contents.of(following)
+    _check_kept(now.targets, following)
     released = sorted(new.releases.keys() - old.releases.keys())
     moved = [name for name in CHANNELS if name in new.channels and _differs(old, new, name)]
     if len(released) + len(moved) != 1:
         raise _more(f"it publishes {len(released)} releases and moves {len(moved)} channels")
-    if released:
-        return Published(released[0])
-    name = moved[0]
-    return _moved(name, channels.get(name), after, new)
+    return Published(released[0]) if released else _moved(moved[0], now.channels.get(moved[0]), after, new)
 
 
-def read_root_change(now: Root | None, following: Root) -> Reseated:
-    """What ``following`` changes as against ``now`` (``None``: the first root).
-
-    Raises:
-        ReleaseError: it is not the next version, or it is of another form or another consortium's.
+def signed_by(draft: Draft, now: Root | None) -> list[str]:
+    """Names of the banks that signed every part of ``draft`` that is theirs to sign, under the root that counts now and
+    the draft's own.
     """
-    _check_version(now.version if now else 0, following.version)
-    before, after = Signatories.of(now) if now else None, Signatories.of(following)
+    names: dict[str, bool] = {}
+    for part, judges in _judged(draft, now):
+        holders: dict[str, str] = {}
+        good: set[str] = set()
+        for judge in judges:
+            holders |= Signatories.of(judge).names()
+            good |= set(judge.get_verification_result(part.signed.type, part.signed_bytes, part.signatures).signed)
+        for keyid, bank in holders.items():
+            names[bank] = names.get(bank, True) and keyid in good
+    return sorted(bank for bank, signed in names.items() if signed)
+
+
+def is_complete(draft: Draft, now: Root | None) -> bool:
+    """Whether enough banks signed every part; a root, of the old banks and of the new (TUF 1.0.34, section 5.3.4)."""
+    return all(
+        bool(judge.get_verification_result(part.signed.type, part.signed_bytes, part.signatures))
+        for part, judges in _judged(draft, now)
+        for judge in judges
+    )
+
+
+def _judged(draft: Draft, now: Root | None) -> Iterator[tuple[Metadata[Root] | Metadata[Targets], list[Root]]]:
+    """Every part with the roots that judge it."""
+    newest = draft.root.signed if draft.root is not None else now
+    if draft.root is not None:
+        yield draft.root, [judge for judge in (now, draft.root.signed) if judge is not None]
+    if draft.targets is not None and newest is not None:
+        yield draft.targets, [newest]
+
+
+def _read_reseating(now: Trusted, root: Root, targets: Targets | None) -> Reseated:
+    _check_version(now.root.version if now.root else 0, root.version)
+    before, after = Signatories.of(now.root) if now.root else None, Signatories.of(root)
     if before and before.consortium != after.consortium:
         raise _more(f"it is about {after.consortium}, not {before.consortium}")
+    if (targets is None) != (now.targets is None):
+        raise _more("the releases that are there are not signed anew with it")
+    if targets is not None and now.targets is not None:
+        _check_version(now.targets.version, targets.version)
+        _check_kept(now.targets, targets)
+        if targets.targets != now.targets.targets:
+            raise _more("it changes releases or channels too")
     return Reseated(before, after)
 
 
-def signed_by(metadata: Metadata[Root] | Metadata[Targets], root: Root, before: Root | None = None) -> list[str]:
-    """Names of the banks whose signatures on ``metadata`` are good under ``root``; for a root, under ``before`` too.
-
-    A root needs the threshold of the old banks and of the new ones (TUF 1.0.34, section 5.3.4): a name counts if its
-    signature counts for either.
-    """
-    found: set[str] = set()
-    for judge in filter(None, (root, before)):
-        role = Root.type if isinstance(metadata.signed, Root) else Targets.type
-        names = Signatories.of(judge).names()
-        verified = judge.get_verification_result(role, metadata.signed_bytes, metadata.signatures).signed
-        found |= {names[keyid] for keyid in verified}
-    return sorted(found)
-
-
-def is_complete(metadata: Metadata[Root] | Metadata[Targets], root: Root, before: Root | None = None) -> bool:
-    """Whether enough banks signed; of a root, of the old ones and of the new ones."""
-    role = Root.type if isinstance(metadata.signed, Root) else Targets.type
-    judges = filter(None, (root, before))
-    return all(
-        bool(judge.get_verification_result(role, metadata.signed_bytes, metadata.signatures)) for judge in judges
-    )
+def _check_kept(now: Targets | None, following: Targets) -> None:
+    """Nothing that was there is gone or exchanged, but for channels."""
+    if following.unrecognized_fields:
+        raise _more("it has fields that nobody agreed to")
+    for path, file in (now.targets if now else {}).items():
+        if path not in following.targets:
+            raise _more(f"it takes away {path}")
+        if not path.startswith("channel/") and following.targets[path] != file:
+            raise _more(f"it exchanges {path}")
 
 
 def _next(now: Targets | None, expires: datetime) -> Targets:
@@ -153,7 +199,7 @@ def _next(now: Targets | None, expires: datetime) -> Targets:
 
 
 def _differs(old: Contents, new: Contents, name: str) -> bool:
-    return name not in old.channels or old.channels[name].to_dict() != new.channels[name].to_dict()
+    return name not in old.channels or old.channels[name] != new.channels[name]
 
 
 def _moved(name: str, before: Channel | None, after: Channel | None, new: Contents) -> Moved:

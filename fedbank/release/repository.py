@@ -14,7 +14,7 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Tar
 from tuf.api.serialization.json import JSONSerializer
 
 from fedbank.durable import sync_folder, write_atomic
-from fedbank.release.change import is_complete
+from fedbank.release.change import Draft, is_complete
 from fedbank.release.errors import ReleaseError
 from fedbank.release.signatories import KeySigner
 from fedbank.release.trust import MAX_ROOT_BYTES, first_root, follow_roots, read_metadata, trusted_targets
@@ -57,9 +57,7 @@ class Repository:
         name = file.path.rpartition("/")
         return self.targets / name[0] / f"{file.hashes['sha256']}.{name[2]}"
 
-    def publish(
-        self, change: Metadata[Root] | Metadata[Targets], files: Mapping[str, Path], online: SigningKey, now: datetime
-    ) -> None:
+    def publish(self, draft: Draft, files: Mapping[str, Path], online: SigningKey, now: datetime) -> None:
         """Put a change that enough banks signed in place, with its new files by target path.
 
         Killed at any moment, the repository serves what it served before, or the change; the same call completes it.
@@ -68,14 +66,14 @@ class Repository:
             ReleaseError: too few signatures; nothing was changed.
         """
         before = self.root()
-        signed = change.signed
-        root = signed if isinstance(signed, Root) else (before.signed if before else None)
-        if root is None or not is_complete(change, root, before.signed if before and root is signed else None):
+        if not is_complete(draft, before.signed if before else None):
             raise ReleaseError("signatures", "Expected a change that enough banks signed, got one that too few signed.")
-        if isinstance(signed, Targets):
+        if draft.targets is not None:
             for path, source in files.items():
-                _copy(source, self.path_of(signed.targets[path]), signed.targets[path])
-        write_atomic(self.metadata / f"{signed.version}.{signed.type}.json", change.to_bytes(_SERIALIZER))
+                listed = draft.targets.signed.targets[path]
+                _copy(source, self.path_of(listed), listed)
+        for part in reversed(draft.parts()):  # nothing refers to the targets before the root is there
+            write_atomic(self.metadata / f"{part.signed.version}.{part.signed.type}.json", part.to_bytes(_SERIALIZER))
         self.renew(online, now)
         self._forget_old()
 

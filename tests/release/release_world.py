@@ -10,11 +10,21 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 from tuf.api.exceptions import DownloadHTTPError
-from tuf.api.metadata import Metadata, Root, TargetFile, Targets
+from tuf.api.metadata import Metadata, TargetFile
 from tuf.ngclient import FetcherInterface
 
-from fedbank.release.change import with_channel, with_release
-from fedbank.release.contents import CARD, CONFIG, FILES, MANIFEST, WEIGHTS, Channel, Contents, release_path
+from fedbank.release.change import Draft, anew, with_channel, with_release
+from fedbank.release.contents import (
+    CARD,
+    CONFIG,
+    FILES,
+    MANIFEST,
+    WEIGHTS,
+    Channel,
+    Contents,
+    channel_path,
+    release_path,
+)
 from fedbank.release.inspection import adapter_config
 from fedbank.release.manifest import Manifest
 from fedbank.release.mirror import Mirror
@@ -60,9 +70,11 @@ class World:
         public = {bank: key.public for bank, key in self.keys.items()}
         return Signatories("alliance", public, self.threshold, self.online.public)
 
-    def root_change(self) -> Metadata[Root]:
-        now = self.repository.root()
-        return Metadata(self.signatories().root((now.signed.version if now else 0) + 1, self.expires))
+    def root_change(self) -> Draft:
+        now, targets = self.repository.root(), self.repository.current()
+        root = self.signatories().root((now.signed.version if now else 0) + 1, self.expires)
+        again = anew(targets.signed, self.expires) if targets else None
+        return Draft(Metadata(root), Metadata(again) if again else None)
 
     def release(self, name: str, value: float = 0.5, **changes: Any) -> Path:
         """A folder with the four files of a release."""
@@ -71,26 +83,27 @@ class World:
         write_release(folder, name, value, **changes)
         return folder
 
-    def release_change(self, folder: Path) -> tuple[Metadata[Targets], dict[str, Path]]:
+    def release_change(self, folder: Path) -> tuple[Draft, dict[str, Path]]:
         now, name = self.repository.current(), folder.name
         paths = {release_path(name, file): folder / file for file in FILES}
         files = {path: TargetFile.from_file(path, str(at), ["sha256"]) for path, at in paths.items()}
-        return Metadata(with_release(now.signed if now else None, files, self.expires)), paths
+        return Draft(None, Metadata(with_release(now.signed if now else None, files, self.expires))), paths
 
-    def channel_change(self, name: str, release: str, seq: int, place: Path) -> tuple[Metadata[Targets], dict[str, Path]]:
+    def channel_change(self, name: str, release: str, seq: int, place: Path) -> tuple[Draft, dict[str, Path]]:
         now = self.repository.current()
         assert now is not None
         channel = Channel(release, seq)
         place.write_bytes(channel.to_bytes())
-        return Metadata(with_channel(now.signed, name, channel, self.expires)), {f"channel/{name}.json": place}
+        return Draft(None, Metadata(with_channel(now.signed, name, channel, self.expires))), {channel_path(name): place}
 
-    def sign(self, change: Metadata[Any], *banks: str) -> None:
-        for bank in banks:
-            change.sign(KeySigner(self.keys[bank]), append=True)
+    def sign(self, draft: Draft, *banks: str) -> None:
+        for part in draft.parts():
+            for bank in banks:
+                part.sign(KeySigner(self.keys[bank]), append=True)
 
-    def publish(self, change: Metadata[Any], banks: tuple[str, ...], files: dict[str, Path] | None = None) -> None:
-        self.sign(change, *banks)
-        self.repository.publish(change, files or {}, self.online, self.now)
+    def publish(self, draft: Draft, banks: tuple[str, ...], files: dict[str, Path] | None = None) -> None:
+        self.sign(draft, *banks)
+        self.repository.publish(draft, files or {}, self.online, self.now)
 
     def add(self, name: str, value: float = 0.5, channel: str | None = None) -> None:
         """A release, signed by two banks; in ``channel`` too."""
