@@ -84,9 +84,7 @@ class DraftFolder:
         }
         if set(found) != set(expected):
             other = sorted(set(found) ^ set(expected))
-            raise ReleaseError(
-                "files", f"Expected exactly the change's files, got a difference in {other[0]!r:.120}."
-            )
+            raise ReleaseError("files", f"Expected exactly the change's files, got a difference in {other[0]!r:.120}.")
         for name, path in found.items():
             status = path.stat(follow_symlinks=False)
             if not stat.S_ISREG(status.st_mode) or status.st_size > expected[name]:

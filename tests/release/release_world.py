@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +97,12 @@ class World:
         return Draft(None, Metadata(with_channel(now.signed, name, channel, self.expires))), {channel_path(name): place}
 
     def sign(self, draft: Draft, *banks: str) -> None:
+        for bank in banks:
+            self.sign_with(draft, self.keys[bank])
+
+    def sign_with(self, draft: Draft, key: SigningKey) -> None:
         for part in draft.parts():
-            for bank in banks:
-                part.sign(KeySigner(self.keys[bank]), append=True)
+            part.sign(KeySigner(key), append=True)
 
     def publish(self, draft: Draft, banks: tuple[str, ...], files: dict[str, Path] | None = None) -> None:
         self.sign(draft, *banks)
@@ -190,7 +193,3 @@ def write_release(folder: Path, name: str, value: float = 0.5, **changes: Any) -
     (folder / MANIFEST).write_bytes(manifest.to_bytes())
     (folder / CONFIG).write_bytes(adapter_config(manifest))
     (folder / CARD).write_text(f"# {name}\n", "utf-8")
-
-
-def later(world: World, **span: float) -> datetime:
-    return world.now + timedelta(**span)
