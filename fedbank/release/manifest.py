@@ -34,6 +34,7 @@ _SECTIONS: Mapping[str, Mapping[str, type]] = {
         "campaign": str,
         "rounds": int,
         "participants": int,
+        "max_length": int,
         "rule": str,
         "secure_aggregation": bool,
         "code": str,

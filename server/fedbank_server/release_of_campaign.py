@@ -96,6 +96,7 @@ def _training(proposal: Proposal, participants: int) -> dict[str, Any]:
         "campaign": proposal.campaign,
         "rounds": proposal.terms.training.rounds,
         "participants": participants,
+        "max_length": proposal.terms.max_length,
         "rule": proposal.terms.aggregation.rule,
         "secure_aggregation": False,
         "code": code_version(),

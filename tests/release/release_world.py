@@ -171,6 +171,7 @@ def manifest_of(name: str, value: float, **changes: Any) -> Manifest:
             "campaign": "spring",
             "rounds": 3,
             "participants": 3,
+            "max_length": 96,
             "rule": "fedsvd",
             "secure_aggregation": False,
             "code": "0.1.0",
