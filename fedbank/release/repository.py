@@ -31,7 +31,7 @@ class Repository:
     """The repository in ``folder``. Whoever changes it holds the coordinator's lock."""
 
     def __init__(self, folder: Path) -> None:
-        self.metadata, self.targets = folder / "metadata", folder / "targets"
+        self.folder, self.metadata, self.targets = folder, folder / "metadata", folder / "targets"
 
     def root(self) -> Metadata[Root] | None:
         """The newest root, followed from the first; ``None`` before the first."""

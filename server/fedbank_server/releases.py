@@ -232,14 +232,12 @@ def publish(folder: Path, drafted: DraftFolder, now: datetime) -> Change:
         return change
 
 
-def renew_if_due(folder: Path, now: datetime) -> bool:
-    """Say anew what is newest, if half a day has gone; whether it was done."""
+def renew_if_due(folder: Path, now: datetime) -> None:
+    """Say anew what is newest, if half a day has gone."""
     files = ReleaseFiles(folder)
-    if not files.repository.renew_due(now):
-        return False
-    with locked(folder):
-        files.repository.renew(files.load_online(), now)
-    return True
+    if files.repository.renew_due(now):
+        with locked(folder):
+            files.repository.renew(files.load_online(), now)
 
 
 def _with_signatories(files: ReleaseFiles) -> Trusted:
