@@ -58,8 +58,9 @@ class Review:
 
 
 def trusted_here(home: ReleaseHome) -> Trusted:
-    """What this bank has verified last; empty before its first root."""
-    root, targets = home.trust / "root.json", home.trust / "targets.json"
+    """What this bank has verified last; nothing before its first root."""
+    newest, targets = home.trust / "root.json", home.trust / "targets.json"
+    root = newest if newest.exists() else home.root
     if not root.exists():
         return Trusted(None, None, {})
     read_root: Metadata[Root] = read_metadata(root.read_bytes(), Root, MAX_ROOT_BYTES)
@@ -178,9 +179,7 @@ def _scores(adapter: Path, manifest: Manifest, overrides: Sequence[str], suite: 
         own = score_apart(adapter, overrides)
         better = own.adapter["nll"] <= own.base["nll"]
         said = f"nll {own.base['nll']:.4f} -> {own.adapter['nll']:.4f}, {own.records} records"
-        yield Check(
-            "own customers", better, f"nll {own.base['nll']:.4f} -> {own.adapter['nll']:.4f}, {own.records} records"
-        )
+        yield Check("own customers", better, said)
         if suite is not None:
             yield _suite(score_apart(adapter, overrides, "--suite", str(suite)), manifest)
     except ReleaseError as error:
