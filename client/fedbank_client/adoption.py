@@ -28,6 +28,7 @@ from fedbank_client.release_home import Adopted, ReleaseHome
 _SECONDS_TO_SCORE = 3600
 Note = Callable[[str, str, str], None]
 """Gets an action, what it was about and how it ended: the bank's evidence."""
+Score = Callable[[Path], Scores]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +42,10 @@ class Synced:
 
 
 class Adoption:
-    """One bank's adoption of releases; ``overrides`` name its base model and data, as for ``fedbank client start``."""
+    """One bank's adoption of releases. ``score`` loads an adapter's folder where it can do no harm, and scores it."""
 
-    def __init__(self, home: ReleaseHome, policy: Policy, overrides: Sequence[str], note: Note) -> None:
-        self._home, self._policy, self._overrides, self._note = home, policy, overrides, note
+    def __init__(self, home: ReleaseHome, policy: Policy, score: Score, note: Note) -> None:
+        self._home, self._policy, self._score, self._note = home, policy, score, note
 
     def sync(self, fetcher: FetcherInterface, url: str, channel: str, now: datetime, *, again: bool = False) -> Synced:
         """Adopt what ``channel`` names, if it is new. ``again``: also what a rollback has set aside.
@@ -117,7 +118,7 @@ class Adoption:
     def _try(self, folder: Path, verified: Verified) -> Scores:
         """Policy, then a load in a process of its own, then this bank's own customers."""
         check_policy(self._policy, verified)
-        scores = score_apart(folder / ADAPTER, self._overrides)
+        scores = self._score(folder / ADAPTER)
         worse = scores.adapter["nll"] - scores.base["nll"]
         if not worse <= 0:
             raise ReleaseError(

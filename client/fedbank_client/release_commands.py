@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -19,6 +20,7 @@ from fedbank.membership.folders import read_document
 from fedbank.passphrases import add_passphrase, read_passphrase
 from fedbank.release.contents import CHANNELS
 from fedbank.release.drafts import DraftFolder, sign_draft
+from fedbank.release.errors import ReleaseError
 from fedbank.release.keys import write_release_key
 from fedbank.sealing.keys import SigningKey
 from fedbank_client.home import Home, find_home
@@ -110,7 +112,7 @@ def sync_command(words: Sequence[str]) -> int:
     chosen = parser.parse_intermixed_args(list(words))
     home = find_home(chosen.dir)
 
-    from fedbank_client.adoption import Adoption
+    from fedbank_client.adoption import Adoption, score_apart
     from fedbank_client.repository_client import RepositoryFetcher
 
     fetcher = RepositoryFetcher(home.tls_context(), home.addresses)
@@ -119,7 +121,7 @@ def sync_command(words: Sequence[str]) -> int:
             adoption = Adoption(
                 ReleaseHome(home),
                 read_policy(home.policy),
-                chosen.overrides,
+                partial(score_apart, overrides=chosen.overrides),
                 lambda action, about, result: _note(evidence, home, action, about, result),
             )
             synced = adoption.sync(fetcher, fetcher.url, chosen.channel, now(), again=chosen.again)
@@ -175,13 +177,13 @@ def rollback_command(words: Sequence[str]) -> int:
     chosen = parser.parse_args(list(words))
     home = find_home(chosen.dir)
 
-    from fedbank_client.adoption import Adoption
+    from fedbank_client.adoption import Adoption, score_apart
 
     with _evidence(home) as evidence:
         adoption = Adoption(
             ReleaseHome(home),
             read_policy(home.policy),
-            (),
+            partial(score_apart, overrides=()),
             lambda action, about, result: _note(evidence, home, action, about, result),
         )
         back = adoption.roll_back(chosen.release, now())
@@ -213,6 +215,7 @@ def _review(action: str, words: Sequence[str]) -> int:
 
     from fedbank_client.release_review import review
 
+    _refresh(home, releases)
     found = review(
         releases,
         drafted,
@@ -238,6 +241,25 @@ def _review(action: str, words: Sequence[str]) -> int:
         write_atomic(output, sign_draft(drafted.read(), home.bank, key))
         say(f"Signed. Send {output} to the coordinator.")
     return EXIT_OK
+
+
+def _refresh(home: Home, releases: ReleaseHome) -> None:
+    """Look at the newest metadata before a change is compared with it; a bank that is offline goes by the last it saw."""
+    if not releases.root.exists() or not home.joined:
+        return
+    from fedbank.release.mirror import Mirror
+    from fedbank_client.repository_client import RepositoryFetcher
+
+    fetcher = RepositoryFetcher(home.tls_context(), home.addresses)
+    try:
+        with releases.exclusive():
+            Mirror(releases.trust, releases.pinned_root(), fetcher, fetcher.url).look()
+    except ReleaseError as error:
+        if error.check != "unreachable":
+            raise
+        sys.stderr.write("The coordinator is not reachable: compared with what was seen last.\n")
+    finally:
+        fetcher.close()
 
 
 def _release_key(releases: ReleaseHome, chosen: argparse.Namespace) -> SigningKey:
