@@ -17,9 +17,8 @@ from fedbank.command_line import print_json, say
 from fedbank.config import ClientConfig, load_client
 from fedbank.data.files import Columns, read_inquiries
 from fedbank.data.units import Unit, group_by_customer
-from fedbank.errors import DataError, ModelError
+from fedbank.errors import DataError
 from fedbank.release.build import Scores
-from fedbank.release.contents import WEIGHTS
 from fedbank.release.inspection import inspect
 from fedbank.release.offline import ADAPTER
 
@@ -58,47 +57,24 @@ def score_release(folder: Path, config: ClientConfig, suite: Path | None) -> Sco
     """Scores of the release in ``folder`` on ``suite``, or on the held-out customers of the configured data.
 
     Raises:
-        ReleaseError: the folder is not exactly a release.
-        ModelError: the base model is not the release's.
+        ReleaseError, ModelError: as ``open_release``.
         DataError: there is nothing to score on.
     """
-    manifest = inspect(folder).manifest
+    inspect(folder)  # before torch is loaded
 
-    from safetensors.numpy import load_file
-
-    from fedbank.adapter.lora import AdaptedModel, LoraSettings
     from fedbank.data.encode import Encoder
-    from fedbank.model.folder import base_digest
-    from fedbank.model.loading import load_base_model, load_tokenizer
-    from fedbank.training.evaluate import Evaluation, evaluate
+    from fedbank.training.evaluate import evaluate
     from fedbank_client.customers import load_training_units
-    from fedbank_client.loading import model_folder, model_spec
+    from fedbank_client.released_model import open_release
 
-    here = base_digest(model_folder(config.model))
-    if here != manifest.base["digest"]:
-        raise ModelError(
-            f"Expected the base model {manifest.base['digest'][:16]} ({manifest.base['name']}) of this release, got "
-            f"{here[:16]}. Name its folder: model=path model.path=DIR"
-        )
     units = _suite(suite) if suite else load_training_units(config.data, config.held_out_fraction, seed=config.seed)[1]
     if not units:
         raise DataError("Expected records to score on, got none. Give --suite FILE, or data with more customers.")
-    spec = model_spec(config.model)
-    data = Encoder(load_tokenizer(spec), manifest.training["max_length"]).encode(units)
-    base, about = load_base_model(spec), manifest.adapter
-    settings = LoraSettings(
-        about["rank"], float(about["alpha"]), tuple(about["target_modules"]), "AB", last_layers=len(about["layers"])
-    )
-    model = AdaptedModel(base.model, settings)
-    if model.spec.shapes() != manifest.shapes():
-        raise ModelError("Expected an adapter that fits this base model, got tensors of other names or shapes.")
-
-    def scored() -> Evaluation:
-        return evaluate(model, data, device=base.device)
-
-    before = scored()  # B = 0: the adapted model is the base model
-    model.write(load_file(folder / WEIGHTS))
-    after = scored()
+    released = open_release(folder, config)
+    data = Encoder(released.tokenizer, released.manifest.training["max_length"]).encode(units)
+    before = evaluate(released.model, data, device=released.device)
+    released.put_on()
+    after = evaluate(released.model, data, device=released.device)
     digest = hashlib.sha256(suite.read_bytes()).hexdigest() if suite else ""
     base_scores, scores = ({"nll": found.nll, "exact_match": found.exact_match} for found in (before, after))
     return Scores(digest, after.n, base_scores, scores)

@@ -244,7 +244,7 @@ def _review(action: str, words: Sequence[str]) -> int:
 
 
 def _refresh(home: Home, releases: ReleaseHome) -> None:
-    """Look at the newest metadata before a change is compared with it; a bank that is offline goes by the last it saw."""
+    """Fetch the newest metadata before a change is compared with it; offline, what was seen last counts."""
     if not releases.root.exists() or not home.joined:
         return
     from fedbank.release.mirror import Mirror
