@@ -38,14 +38,10 @@ class Repository:
         chain = [path.read_bytes() for path in self._versions(Root.type)]
         return follow_roots(first_root(chain[0]), chain[1:]) if chain else None
 
-    def first_root(self) -> bytes:
-        """What a bank that joins pins; ``ReleaseError`` before there is one."""
+    def first_root(self) -> bytes | None:
+        """What a bank that joins pins; ``None`` before there is one."""
         paths = self._versions(Root.type)
-        if not paths:
-            raise ReleaseError(
-                "root", "Expected signatories of releases, got none yet. Run: fedbank server release keys"
-            )
-        return paths[0].read_bytes()
+        return paths[0].read_bytes() if paths else None
 
     def current(self) -> Metadata[Targets] | None:
         """The newest targets that the members signed; ``None`` before the first."""

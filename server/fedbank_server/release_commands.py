@@ -24,9 +24,9 @@ from fedbank.release.signatories import Signatories
 from fedbank_server.campaign_folder import CampaignFolder, current_campaign
 from fedbank_server.consortium import find_folder, read_consortium
 from fedbank_server.members import active_members
+from fedbank_server.release_files import ReleaseFiles
 from fedbank_server.release_of_campaign import Particulars, build_release
 from fedbank_server.releases import (
-    ReleaseFiles,
     collect,
     draft_channel,
     draft_release,
@@ -223,7 +223,10 @@ def root_command(words: Sequence[str]) -> int:
     )
     add_folder(parser)
     chosen = parser.parse_args(list(words))
-    sys.stdout.buffer.write(ReleaseFiles(find_folder(chosen.dir)).repository.first_root())
+    root = ReleaseFiles(find_folder(chosen.dir)).repository.first_root()
+    if root is None:
+        raise RunError("Expected signatories of releases, got none yet. Run: fedbank server release keys")
+    sys.stdout.buffer.write(root)
     return EXIT_OK
 
 

@@ -30,48 +30,10 @@ from fedbank.release.drafts import DraftFolder, read_signature
 from fedbank.release.errors import ReleaseError
 from fedbank.release.inspection import inspect
 from fedbank.release.manifest import Manifest
-from fedbank.release.repository import SIGNED_LIFE, Repository
+from fedbank.release.repository import SIGNED_LIFE
 from fedbank.release.signatories import Signatories
 from fedbank.sealing.keys import PublicKey, SigningKey
-
-_RELEASES = "releases"
-
-
-@dataclass(frozen=True, slots=True)
-class ReleaseFiles:
-    """Paths of releases in the coordinator's ``folder``."""
-
-    folder: Path
-
-    @property
-    def repository(self) -> Repository:
-        """What members fetch from."""
-        return Repository(self.folder / _RELEASES / "repository")
-
-    @property
-    def drafts(self) -> Path:
-        """Every draft in a folder of its own."""
-        return self.folder / _RELEASES / "drafts"
-
-    @property
-    def online_key(self) -> Path:
-        """The key of snapshot and timestamp."""
-        return self.folder / _RELEASES / "online.key"
-
-    def load_online(self) -> SigningKey:
-        """The online key; made at its first use."""
-        if not self.online_key.exists():
-            SigningKey.generate().save(self.online_key)
-        return SigningKey.load(self.online_key)
-
-    def trusted(self) -> Trusted:
-        """What counts now."""
-        root, targets = self.repository.root(), self.repository.current()
-        channels = {}
-        if targets is not None:
-            listed = Contents.of(targets.signed).channels
-            channels = {name: _channel(self.repository, file) for name, file in listed.items()}
-        return Trusted(root.signed if root else None, targets.signed if targets else None, channels)
+from fedbank_server.release_files import ReleaseFiles
 
 
 def draft_signatories(
@@ -260,10 +222,6 @@ def _keep(files: ReleaseFiles, name: str, draft: Draft, new: Mapping[str, Path])
     shutil.rmtree(folder, ignore_errors=True)
     building.rename(folder)
     return DraftFolder(folder)
-
-
-def _channel(repository: Repository, listed: TargetFile) -> Channel:
-    return Channel.from_bytes(repository.path_of(listed).read_bytes())
 
 
 def _until(now: datetime) -> datetime:

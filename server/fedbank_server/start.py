@@ -155,7 +155,8 @@ def stop_command(words: Sequence[str]) -> int:
 def _serve(folder: Path, consortium: Consortium, limits: Limits, say: Callable[[str], None]) -> None:
     from fedbank_server.listeners import Identity
     from fedbank_server.overview import read_overview
-    from fedbank_server.releases import ReleaseFiles, renew_if_due
+    from fedbank_server.release_files import ReleaseFiles
+    from fedbank_server.releases import renew_if_due
     from fedbank_server.repository_pages import RepositoryPages
     from fedbank_server.status_pages import StatusPages
     from fedbank_server.superlink import SuperLinkSettings, serve

@@ -60,7 +60,7 @@ class World:
         self.repository = Repository(folder / "repository")
         self.threshold = threshold
         self.publish(self.root_change(), banks)
-        self.pinned = self.repository.first_root()
+        self.pinned = self.repository.first_root() or b""
 
     @property
     def expires(self) -> datetime:
