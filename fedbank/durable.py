@@ -108,6 +108,17 @@ def open_locked(path: Path, *, write: bool, patience_s: float = 30.0) -> Iterato
         pause_s = min(2 * pause_s, 0.02)
 
 
+def is_held(path: Path) -> bool:
+    """Whether a process has ``path`` open for writing (``open_locked``) now; one that cannot be opened is nobody's."""
+    try:
+        with open_locked(path, write=False, patience_s=0.0):
+            return False
+    except TimeoutError:
+        return True
+    except OSError:
+        return False
+
+
 def write_record(path: Path, number: int, content: bytes, *, sync: bool = True) -> None:
     """Replace the record in ``path`` in place by record ``number`` (at most 190 bytes) and return when it is on disk.
 

@@ -41,9 +41,16 @@ _SEEN = "seen"
 
 
 @pytest.fixture
-def seen(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
-    """Tells the table what was measured, or the message that a person sees: ``seen("back after 3.1 s")``."""
-    return lambda text: record_property(_SEEN, text)
+def seen(record_property: Callable[[str, object], None]) -> Callable[..., None]:
+    """Tells the table what was measured, or the message that a person sees: ``seen("back after 3.1 s")``.
+
+    A test of several rows says of which one it speaks: ``seen("back after 3.1 s", row=1)``.
+    """
+
+    def note(text: str, row: int | None = None) -> None:
+        record_property(_SEEN if row is None else f"{_SEEN} in row {row}", text)
+
+    return note
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -71,7 +78,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         reports = rows[number]
         passed = sum(report.passed for report in reports)
         seconds = sum(report.duration for report in reports)
-        told = [str(value) for report in reports for name, value in report.user_properties if name == _SEEN]
+        names = (_SEEN, f"{_SEEN} in row {number}")
+        told = [str(value) for report in reports for name, value in report.user_properties if name in names]
         table.add_row(
             str(number), FAULTS[number], f"{passed} of {len(reports)}", f"{seconds:.1f}", "\n".join(dict.fromkeys(told))
         )

@@ -45,14 +45,15 @@ ClientApp = Callable[[Message, Context], Message]
 class NodeSettings:
     """``status`` is the file that tells how the node is; ``home`` is Flower's own folder, which stays empty.
 
-    ``progress`` is asked what the app is at while it works, for that file; ``None``: nothing to tell.
+    ``progress`` is asked what the app is at while it works, for that file; ``None``: nothing to tell. ``retry_s`` are
+    the first and the longest pause of a node that is not served: the longest adds to every absence of the coordinator.
     """
 
     access: Access
     status: Path
     home: Path
     heartbeat_s: float = 10.0
-    retry_s: tuple[float, float] = (0.2, 5.0)
+    retry_s: tuple[float, float] = (0.2, 2.0)
     denied_retry_s: float = 10.0
     pause_s: float = 0.05
     progress: Callable[[], Mapping[str, object] | None] = lambda: None

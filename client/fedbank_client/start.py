@@ -12,7 +12,7 @@ from rich.console import Console
 from fedbank.cli import EXIT_OK
 from fedbank.command_line import add_folder, add_json, now, print_json
 from fedbank.config import config_dir, load_client
-from fedbank.durable import open_locked
+from fedbank.durable import is_held
 from fedbank.errors import FedBankError, RunError
 from fedbank.model.quiet import quiet_libraries
 from fedbank.supervision import UNSUPERVISED, end_with_parent, log_to, stop_on_signals, supervise_itself
@@ -121,13 +121,7 @@ def _status(home: Home) -> dict[str, Any]:
 
 def _runs(home: Home) -> bool:
     """Whether a process holds the lock that the node takes."""
-    try:
-        with open_locked(status_file(home).with_suffix(".lock"), write=False, patience_s=0.0):
-            return False
-    except TimeoutError:
-        return True
-    except OSError:
-        return False
+    return is_held(status_file(home).with_suffix(".lock"))
 
 
 def _trains_from(home: Home) -> str | None:

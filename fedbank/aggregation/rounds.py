@@ -176,6 +176,14 @@ class Round:
         self._expect(Phase.COLLECTING)
         return self if self.deadline is None else replace(self, deadline=max(self.deadline, deadline))
 
+    def hurried(self, time_allowed_s: float) -> "Round":
+        """Collect no longer than ``time_allowed_s`` from the round's beginning: once, what is given later is given."""
+        self._expect(Phase.COLLECTING)
+        if self.deadline is None or self.time_allowed_s is None or time_allowed_s >= self.time_allowed_s:
+            return self
+        deadline = min(self.deadline, self.began + time_allowed_s)
+        return replace(self, time_allowed_s=time_allowed_s, deadline=deadline)
+
     def abort(self, now: float, missing: Mapping[str, str]) -> "Round":
         """Give this attempt up; ``missing`` says of each bank why."""
         self._expect(Phase.COLLECTING)

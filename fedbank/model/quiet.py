@@ -14,4 +14,5 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     from transformers.utils import logging as transformers_logging
 
+    transformers_logging.set_verbosity_error()  # importing it has undone what was set above
     transformers_logging.disable_progress_bar()

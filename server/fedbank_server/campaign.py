@@ -189,7 +189,7 @@ class Campaign:
         return not self._stop()
 
     def _commit(self, record: Round, state: GlobalState, began: float, bytes_down: Callable[[], int]) -> CommittedRound:
-        needed = len(record.accepted)
+        needed = self._terms.needed(len(record.accepted))
         self._board.publish(record, state, needed)
 
         def read(bank: str) -> Released:

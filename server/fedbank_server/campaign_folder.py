@@ -10,6 +10,8 @@ from fedbank.sealing.keys import PublicKey
 from fedbank.sealing.roster import Roster, read_roster
 
 _CAMPAIGNS, _CURRENT = "campaigns", "current"
+RUN_LOCK = "run.lock"
+"""In the coordinator's folder: held while a campaign is run."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 
 from fedbank.adapter.update import COORDINATOR, LATER_CODE, PAYLOAD, RECORD, REFUSED_CODE, REQUEST, RoundCall
 from fedbank.aggregation.admit import Admitted, Expected, Refused, admit
+from fedbank.aggregation.deadline import time_allowed
 from fedbank.aggregation.rounds import Accepted, Decision, GlobalState, Round
 from fedbank.aggregation.terms import CampaignTerms
 from fedbank.errors import RunError
@@ -63,7 +64,7 @@ class Collector:
         """The round ready to be aggregated, or aborted, as it is on disk; ``None`` if a stop was asked for."""
         record, began = self._recover(record, state), self._clock()
         while not self._stop():
-            record = self._without_revoked(record)
+            record, looked_at = self._without_revoked(record), self._clock()
             looked = self._nodes.refresh(self._clock())
             if self._clock() - began > self._timing.nodes_every_s or self._all_there(record):
                 self._ask(record, state)
@@ -77,6 +78,7 @@ class Collector:
             if looked or answers:
                 self._show_absent(record, active)
                 self._board.publish(record, state, needed)
+            record = self._lenient(self._measured(record, needed), now, now - looked_at)
             record = self._patient(record, now, needed, active)
             decision = record.decide(now, needed, active)
             if decision is not Decision.WAIT:
@@ -234,6 +236,19 @@ class Collector:
             elif bank in self._asked and self._board.state(bank).state is not BankState.LATE:
                 self._board.bank(bank, BankState.ASKED)
 
+    def _measured(self, record: Round, needed: int) -> Round:
+        """A round that began without measured times has them once a quorum has sent: one bank that is gone in the first
+        round holds up nobody for a day.
+        """
+        rule = self._terms.deadline
+        if rule is None or record.time_allowed_s != rule.ceiling_s or len(record.accepted) < needed:
+            return record
+        seconds = {bank: (found.seconds,) for bank, found in record.accepted.items()}
+        hurried = record.hurried(time_allowed(rule, seconds, needed, record.retries))
+        if hurried != record:
+            self._rounds.save(hurried)
+        return hurried
+
     def _patient(self, record: Round, now: float, needed: int, active: set[str]) -> Round:
         """A round that cannot have its quorum before some bank's hour of training waits for that hour."""
         able = active - set(record.refusing)
@@ -245,6 +260,13 @@ class Collector:
         if extended != record:
             self._rounds.save(extended)
         return extended
+
+    def _lenient(self, record: Round, now: float, look_s: float) -> Round:
+        """A deadline that passed while the SuperLink was away says nothing of the banks: they get time to come back."""
+        resumed = record.resumed(now, self._timing.restart_grace_s) if look_s > self._timing.away_s else record
+        if resumed != record:
+            self._rounds.save(resumed)
+        return resumed
 
     def _give_up_without_deadline(self, record: Round, waited_s: float) -> None:
         """Where no deadline ends a round, banks that never appear do."""

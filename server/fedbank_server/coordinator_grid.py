@@ -7,6 +7,7 @@ message. A bank that is asked twice answers with the bytes it kept.
 """
 
 import logging
+import math
 import os
 import threading
 import time
@@ -248,7 +249,7 @@ def open_grid(
     certificate: Path,
     *,
     home: Path,
-    patience_s: float = 900.0,
+    patience_s: float = math.inf,
     unreachable_after_s: float = 90.0,
     max_payload_bytes: int = 32 * 1024 * 1024,
     wait_s: float = 0.5,
@@ -258,7 +259,8 @@ def open_grid(
     """A grid on the SuperLink whose private listener is at ``address``, with the operator's ``token``.
 
     ``certificate`` is the coordinator's own: the private listener is trusted by that file, not by a name. ``home`` is
-    Flower's folder. The grid waits ``patience_s`` for a SuperLink that is away, and tells ``say`` that it does.
+    Flower's folder. The grid waits ``patience_s`` for a SuperLink that is away, and tells ``say`` that it does; without
+    end unless told otherwise, since a campaign of months outlives a weekend without its server.
 
     Raises:
         RunError: the token is refused, the SuperLink stays away, or ``stop`` was set while it was.

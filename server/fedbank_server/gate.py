@@ -9,9 +9,9 @@ import asyncio
 import hmac
 import json
 from base64 import b64decode
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from fedbank_server.flower_hooks import (
     FLEET_HTTP_PUBLIC_KEY_HEADER,
     DecodeError,
     ObjectTree,
+    PullMessagesRequest,
     PushMessagesRequest,
     PushObjectRequest,
 )
@@ -37,10 +38,13 @@ CERTIFICATE = "fedbank.certificate_sha256"
 """Where the listener puts the SHA-256 of the peer's certificate: ``scope["extensions"]``."""
 WAIT = b"fedbank-wait"
 """Request header: seconds that a pull may be held until there is something to pull."""
+FOR = b"fedbank-for"
+"""Request header of the coordinator's pushes: the node that is to be woken. Waking all for each message would cost the
+square of the number of banks in requests."""
 _FLEET = "/v1/fleet/"
-_PULL, _PUSH, _PUSH_OBJECT = "pull-messages", "push-messages", "push-object"
+_ACTIVATE, _PULL, _PUSH, _PUSH_OBJECT = "activate-node", "pull-messages", "push-messages", "push-object"
 FLEET_ROUTES = frozenset(
-    {"activate-node", "deactivate-node", "send-node-heartbeat", "confirm-message-received", "pull-object"}
+    {_ACTIVATE, "deactivate-node", "send-node-heartbeat", "confirm-message-received", "pull-object"}
     | {_PULL, _PUSH, _PUSH_OBJECT}
 )
 _OBJECT_ROUTES = frozenset({_PUSH_OBJECT, "pull-object"})
@@ -81,6 +85,8 @@ class PublicGate:
         self._rate = Rate(limits.requests_per_s, limits.burst)
         self._at_once: Counter[str] = Counter()
         self._objects = asyncio.Semaphore(limits.objects_at_once)
+        self._reports: Counter[str] = Counter()
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI)."""
@@ -118,19 +124,35 @@ class PublicGate:
         if self._at_once[bank] >= self._limits.requests_at_once:
             raise _RefusedError(429, "Too many requests at once.")
         self._at_once[bank] += 1
+        self._reports[bank] += route == _ACTIVATE
+        report = self._reports[bank]
         try:
             cap = self._limits.body_bytes(is_object=route == _PUSH_OBJECT)
             body = await _read_body(headers, receive, cap, self._limits.body_timeout_s)
             _check_body(route, body)
             if route == _PULL:
-                await self._banks_bell.wait(bank, min(_seconds(headers.get(WAIT)), self._limits.wait_s))
+                await self._banks_bell.wait(bank, min(_seconds(headers.get(WAIT)), self._limits.wait_s), _node(body))
             self._bank(certificate, headers)  # it may have been revoked while it waited or sent
-            async with self._objects if route in _OBJECT_ROUTES else nullcontext():
-                await self._ask_flower(scope, _replay(body, receive), send, certificate)
+            async with self._turn(route, bank):
+                if route == _PULL and report != self._reports[bank]:
+                    await _answer(send, 409, "This bank has reported for duty anew since it asked.")
+                else:
+                    await self._ask_flower(scope, _replay(body, receive), send, certificate)
         finally:
             self._at_once[bank] -= 1
         if route in _RINGS:
             self._coordinator_bell.ring()
+
+    def _turn(self, route: str, bank: str) -> AbstractAsyncContextManager[None]:
+        """Some objects at a time; of one bank, one report for duty or pull at a time.
+
+        A pull may outlive its connection, and Flower hands out a message once. So none reaches Flower after the bank
+        has reported anew, and the report waits for one that is there: what is lost was sent before the report, which is
+        what tells the coordinator to ask again (``CoordinatorGrid``).
+        """
+        if route in _OBJECT_ROUTES:
+            return self._objects
+        return self._turns[bank] if route in (_ACTIVATE, _PULL) else nullcontext()
 
     async def _ask_flower(self, scope: Scope, receive: Receive, send: Send, certificate: str) -> None:
         """Flower's answer, unless the bank was revoked while Flower worked: then nothing of it, and no code of Flower's
@@ -191,7 +213,7 @@ class PrivateGate:
                 await self._coordinator_bell.wait("coordinator", _seconds(dict(scope["headers"]).get(WAIT)))
             await self._app(scope, receive, send)
             if path.endswith((_PUSH, _PUSH_OBJECT)):
-                self._banks_bell.ring()
+                self._banks_bell.ring(dict(scope["headers"]).get(FOR, b"").decode("ascii", "replace"))
 
 
 def _route(scope: Scope) -> str:
@@ -240,6 +262,14 @@ def _check_body(route: str, body: bytes) -> None:
                 raise _RefusedError(403, "A node speaks for itself only.")
     except (DecodeError, UpdateError) as error:
         raise _RefusedError(400, str(error)) from None
+
+
+def _node(body: bytes) -> str:
+    """The node that pulls, as it says: all that is at stake is when it is woken."""
+    try:
+        return str(PullMessagesRequest.FromString(body).node.node_id)
+    except DecodeError:
+        return ""  # Flower refuses it
 
 
 def _is_chain(tree: ObjectTree) -> bool:

@@ -39,7 +39,8 @@ class Timing:
     """How often the coordinator looks, and how long it waits. Seconds.
 
     ``enrol_timeout_s``: for banks that never appear, in a campaign without a deadline. ``message_timeout_s``: for an
-    update, after that the bank is asked anew. ``restart_grace_s``: what is left of a deadline after a restart at least.
+    update, after that the bank is asked anew. ``restart_grace_s``: what is left of a deadline at least after a restart,
+    or after a look at the grid that took ``away_s``: the SuperLink was away for so long, to the banks too.
     """
 
     poll_interval_s: float = 0.05
@@ -49,6 +50,7 @@ class Timing:
     message_timeout_s: float = 6 * 3600.0
     retry_pause_s: float = 5.0
     restart_grace_s: float = 60.0
+    away_s: float = 15.0
 
 
 @dataclass(frozen=True, slots=True)

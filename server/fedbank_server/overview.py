@@ -10,10 +10,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from fedbank.durable import is_held
 from fedbank.errors import FedBankError
 from fedbank.proposal import Acceptance
 from fedbank.sealing.roster import Member
-from fedbank_server.campaign_folder import CampaignFolder, current_campaign
+from fedbank_server.board import PAUSED
+from fedbank_server.campaign_folder import RUN_LOCK, CampaignFolder, current_campaign
 from fedbank_server.consortium import read_consortium
 from fedbank_server.history import CommittedLine, History
 from fedbank_server.members import active_members
@@ -80,7 +82,7 @@ class RoundView:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """One consortium at one moment; ``problem`` is what could not be read."""
+    """One consortium at one moment; ``problem`` is what could not be read, or why the campaign stands still."""
 
     consortium: str
     roster: int
@@ -112,6 +114,8 @@ def read_overview(folder: Path, now: datetime) -> Overview:
             status, lines, accepted = read_status(kept.status), History(kept.history).lines(), kept.accepted()
         except (FedBankError, OSError) as error:
             problem = str(error)
+    if not problem and status is not None and _is_left(folder, status):
+        problem = "No fedbank server run is at work: the campaign stands still until the same command is given again."
     banks = tuple(_bank_view(member, status, lines, accepted, now) for member in roster.members.values())
     rounds = tuple(map(_round_view, lines))
     stamp = now.astimezone(UTC).isoformat(timespec="seconds")
@@ -148,6 +152,12 @@ def _bank_view(
         usual_s,
         _expected(since, usual_s, status.num_steps, now) if since and usual_s and status is not None else None,
     )
+
+
+def _is_left(folder: Path, status: CampaignStatus) -> bool:
+    """Whether the campaign is neither complete nor paused, and whoever ran it is gone: its state is an old one."""
+    at_work = is_held(folder / RUN_LOCK) or not (folder / RUN_LOCK).exists()
+    return not at_work and status.phase != PAUSED and status.committed < status.num_rounds
 
 
 def _expected(since: datetime, usual_s: float, num_steps: int, now: datetime) -> Expected:

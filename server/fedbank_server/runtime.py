@@ -5,6 +5,7 @@ nobody ever unpacks it.
 """
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ _HEARTBEAT_S = 10.0
 _PAUSE_S = (0.1, 2.0)
 _QUIET_S = 1.0
 """An absence that is shorter is nobody's concern."""
+_TELL_EVERY_S = 3600.0
 _T = TypeVar("_T")
 
 
@@ -36,7 +38,10 @@ class NotYetError(Exception):
 
 
 class RuntimeLine:
-    """Calls to the SuperLink, each tried again for ``patience_s`` seconds while it is away, which ``say`` is told."""
+    """Calls to the SuperLink, each tried again for ``patience_s`` seconds while it is away.
+
+    ``say`` is told at once and every hour.
+    """
 
     def __init__(
         self,
@@ -87,6 +92,7 @@ class RuntimeLine:
     def push(self, message: Message) -> str:
         """Send one message with all its objects; its id at the SuperLink, or "" if its node is not registered."""
         header, tree, objects = flower.deflate(message)
+        self._headers.values["fedbank-for"] = str(message.metadata.dst_node_id)
         request = flower.PushAppMessagesRequest(messages_list=[header], message_object_trees=[tree])
         while True:
             answer = self._call(lambda: self._runtime.PushMessages(request))
@@ -151,11 +157,11 @@ class RuntimeLine:
                 _LOG.info("no heartbeat of the run: %s", error)
 
     def _call(self, request: Callable[[], _T], failed: Callable[[], None] = lambda: None) -> _T:
-        pause_s, began, told = _PAUSE_S[0], time.monotonic(), False
+        pause_s, began, told_at = _PAUSE_S[0], time.monotonic(), -math.inf
         while True:
             try:
                 answer = request()
-                if told:
+                if told_at > began:
                     self._tell(f"The SuperLink answers again after {time.monotonic() - began:.0f} s.")
                 return answer
             except httpx.HTTPStatusError as error:
@@ -164,16 +170,17 @@ class RuntimeLine:
             except httpx.TransportError as error:
                 problem = error
             failed()
-            if time.monotonic() - began > self._patience_s:
+            now = time.monotonic()
+            if now - began > self._patience_s:
                 raise RunError(
                     f"Expected the SuperLink at {self._address} to answer within {self._patience_s:.0f} s, got: "
                     f"{problem}. {_advice(problem)} Then run the campaign again: it goes on where it is."
                 )
-            if not told and time.monotonic() - began > _QUIET_S:
-                told = True
+            if now - began > _QUIET_S and now - told_at > _TELL_EVERY_S:
+                told_at = now
                 self._tell(
-                    f"The SuperLink at {self._address} does not answer ({problem}); trying again for "
-                    f"{self._patience_s:.0f} s. {_advice(problem)}"
+                    f"The SuperLink at {self._address} does not answer since {now - began:.0f} s ({problem}); the "
+                    f"campaign waits for it and loses nothing. {_advice(problem)}"
                 )
             self._wait(pause_s)
             pause_s = min(2 * pause_s, _PAUSE_S[1])

@@ -19,8 +19,8 @@ from rich.console import Console
 from fedbank.certificates import read_private
 from fedbank.cli import EXIT_OK
 from fedbank.command_line import add_folder, now
-from fedbank.config import config_dir, load_campaign
-from fedbank.durable import open_locked
+from fedbank.config import CampaignConfig, config_dir, load_campaign
+from fedbank.durable import is_held, open_locked
 from fedbank.errors import ConfigError, RunError
 from fedbank.evidence.log import EVIDENCE, EvidenceLog
 from fedbank.evidence.origin import origin
@@ -33,6 +33,7 @@ from fedbank.supervision import (
     stop_on_signals,
     supervise_itself,
 )
+from fedbank_server.campaign_folder import RUN_LOCK
 from fedbank_server.consortium import Consortium, Files, find_folder, host_of, read_consortium
 from fedbank_server.limits import MIB, Limits
 from fedbank_server.members import active_members
@@ -94,9 +95,15 @@ def run_command(words: Sequence[str]) -> int:
     chosen = parser.parse_intermixed_args(list(words))
     folder, config = find_folder(chosen.dir), load_campaign(chosen.overrides)
     console = _console()
-    if not chosen.unsupervised:
-        with _only(folder / "run.lock", "fedbank server run"):
-            return supervise_itself(["server", "run", *words], console.print)
+    if is_supervised():
+        return _run(folder, config, console)
+    with _only(folder / RUN_LOCK, "fedbank server run"):
+        if chosen.unsupervised:
+            return _run(folder, config, console)
+        return supervise_itself(["server", "run", *words], console.print)
+
+
+def _run(folder: Path, config: CampaignConfig, console: Console) -> int:
     end_with_parent()
     log_to(folder / "run.log")
 
@@ -135,14 +142,14 @@ def stop_command(words: Sequence[str]) -> int:
     add_folder(parser)
     folder = find_folder(parser.parse_args(list(words)).dir)
     try:
-        if not _is_held(folder / _LOCK):
+        if not is_held(folder / _LOCK):
             raise ProcessLookupError
         number = int((folder / _PID).read_text("ascii"))
         os.kill(number, signal.SIGTERM)
     except (OSError, ValueError):
         raise RunError(f"Expected a server that runs in {folder}, got none. Nothing was stopped.") from None
     deadline = time.monotonic() + 30
-    while _is_held(folder / _LOCK):
+    while is_held(folder / _LOCK):
         if time.monotonic() > deadline:
             raise RunError(
                 f"Expected the server (process {number}) to stop within 30 s, got no end. Look at server.log."
@@ -216,14 +223,6 @@ def _only(lock: Path, command: str) -> Any:
     except TimeoutError:
         raise RunError(f"Expected no other {command} in {lock.parent}, got one that runs. Stop it first.") from None
     return stack
-
-
-def _is_held(lock: Path) -> bool:
-    try:
-        with open_locked(lock, write=False, patience_s=0.0):
-            return False
-    except TimeoutError:
-        return True
 
 
 def _port(address: str) -> int:

@@ -108,7 +108,8 @@ def _progress(bank: BankView) -> str:
 def _epsilon(bank: BankView) -> str:
     if bank.epsilon is None:
         return ""
-    spent = "not told," if bank.epsilon_spent is None else f"{bank.epsilon_spent:.2f}"
+    nothing = "not told," if bank.rounds else "none yet,"
+    spent = nothing if bank.epsilon_spent is None else f"{bank.epsilon_spent:.2f}"
     total = "" if bank.epsilon_total is None else f" ({bank.epsilon_total:.2f})"
     return f"{spent} of {bank.epsilon:.2f}{total}"
 

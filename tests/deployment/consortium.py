@@ -27,6 +27,9 @@ TOKEN = "operator-token-of-a-test-0123456789abcdef"
 class Consortium:
     """Processes that are started and stopped by the test; everything of theirs is in ``folder``."""
 
+    program = __file__
+    """What they run."""
+
     def __init__(self, folder: Path, banks: tuple[str, ...] = ("bank1", "bank2"), **limits: Any) -> None:
         self.folder, self.limits = folder, limits
         self.authority = Authority(folder / "pki")
@@ -48,7 +51,7 @@ class Consortium:
     def start(self, what: str, *names: str, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
         name = names[0] if names else what
         log = (self.folder / f"{name}.log").open("ab")
-        command = [sys.executable, __file__, what, str(self.folder), *names]
+        command = [sys.executable, self.program, what, str(self.folder), *names]
         process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | (environment or {}))
         self.processes[name] = process
         return process
@@ -153,7 +156,8 @@ def payload_of(reply: Any) -> bytes:
     return bytes(reply.content["fedbank"]["payload"])
 
 
-def _serve(folder: Path) -> None:
+def serve_coordinator(folder: Path) -> None:
+    """Be the SuperLink until SIGTERM."""
     from fedbank_server.limits import Limits
     from fedbank_server.listeners import Identity
     from fedbank_server.superlink import SuperLinkSettings, serve
@@ -184,9 +188,8 @@ def _serve(folder: Path) -> None:
     )
 
 
-def _bank(folder: Path, name: str) -> None:
-    from flwr.app import ConfigRecord, Context, Message, RecordDict
-
+def serve_bank(folder: Path, name: str, app: Callable[..., Any]) -> None:
+    """Be the node of a bank that answers with ``app``, until SIGTERM."""
     from fedbank_client.connection import Access
     from fedbank_client.node import NodeSettings, run_node
 
@@ -194,6 +197,21 @@ def _bank(folder: Path, name: str) -> None:
     pki, stop = folder / "pki", threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    access = Access(
+        address=os.environ.get("FEDBANK_TEST_ADDRESS", f"127.0.0.1:{settings['public']}"),
+        ca=pki / "ca.pem",
+        certificate=pki / f"{name}.pem",
+        key=pki / f"{name}.key.pem",
+        node_key=pki / f"{name}.node",
+        timeout_s=float(os.environ.get("FEDBANK_TEST_TIMEOUT", "15")),
+        presence_s=float(os.environ.get("FEDBANK_TEST_PRESENCE", "60")),
+    )
+    run_node(NodeSettings(access, folder / name / "status.json", folder / name / "home", heartbeat_s=2.0), app, stop)
+
+
+def _echo(folder: Path, name: str) -> Callable[..., Any]:
+    """An app that answers with what it was sent, and tells on disk how often it was called."""
+    from flwr.app import ConfigRecord, Context, Message, RecordDict
 
     def app(message: Message, context: Context) -> Message:
         payload = message.content["fedbank"]["payload"]
@@ -209,22 +227,19 @@ def _bank(folder: Path, name: str) -> None:
             calls.write(f"{message.metadata.message_type}\n")
         return Message(RecordDict({"fedbank": ConfigRecord({"payload": payload})}), reply_to=message)
 
-    access = Access(
-        address=os.environ.get("FEDBANK_TEST_ADDRESS", f"127.0.0.1:{settings['public']}"),
-        ca=pki / "ca.pem",
-        certificate=pki / f"{name}.pem",
-        key=pki / f"{name}.key.pem",
-        node_key=pki / f"{name}.node",
-        timeout_s=float(os.environ.get("FEDBANK_TEST_TIMEOUT", "15")),
-        presence_s=float(os.environ.get("FEDBANK_TEST_PRESENCE", "60")),
-    )
-    run_node(NodeSettings(access, folder / name / "status.json", folder / name / "home", heartbeat_s=2.0), app, stop)
+    return app
+
+
+def run_as(make_app: Callable[[Path, str], Callable[..., Any]]) -> None:
+    """What a process of a consortium does: ``serve FOLDER`` or ``bank FOLDER NAME``, as its words say."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    folder = Path(sys.argv[2])
+    if sys.argv[1] == "serve":
+        serve_coordinator(folder)
+    else:
+        serve_bank(folder, sys.argv[3], make_app(folder, sys.argv[3]))
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    if sys.argv[1] == "serve":
-        _serve(Path(sys.argv[2]))
-    else:
-        _bank(Path(sys.argv[2]), sys.argv[3])
+    run_as(_echo)

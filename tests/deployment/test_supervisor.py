@@ -1,9 +1,13 @@
 """A child that crashes is started again; one that ends or is asked to end is not."""
 
+import math
 import sys
 import threading
 import time
+from inspect import signature
 from pathlib import Path
+
+import pytest
 
 from fedbank.supervision import supervise
 
@@ -39,3 +43,57 @@ def test_a_stop_ends_the_child(tmp_path: Path) -> None:
     assert supervise(child(tmp_path, "time.sleep(60)"), stop) == -15
     assert time.monotonic() - began < 5
     assert starts(tmp_path) == 1
+
+
+class Waits(threading.Event):
+    """Keeps for how long it was waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float | None] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.seconds.append(timeout)
+        return super().wait(timeout)
+
+
+def test_pauses_between_starts_double_up_to_a_bound_and_are_kept(tmp_path: Path) -> None:
+    told: list[float] = []
+    stop = Waits()
+    supervise(
+        child(tmp_path, "sys.exit(1 if n < 7 else 0)"),
+        stop,
+        pause_s=(0.03, 0.12),
+        healthy_s=math.inf,
+        on_restart=lambda _, pause_s: told.append(pause_s),
+    )
+    assert told == [0.03, 0.06, 0.12, 0.12, 0.12, 0.12]
+    assert [seconds for seconds in stop.seconds if seconds in told] == told
+    assert starts(tmp_path) == 7
+
+
+def test_after_a_child_that_lived_for_long_pauses_begin_anew(tmp_path: Path) -> None:
+    told: list[float] = []
+    supervise(
+        child(tmp_path, "sys.exit(1 if n < 4 else 0)"),
+        threading.Event(),
+        pause_s=(0.01, 0.2),
+        healthy_s=0.0,
+        on_restart=lambda _, pause_s: told.append(pause_s),
+    )
+    assert told == [0.01] * 3
+
+
+def test_a_stop_in_a_pause_is_not_kept_waiting(tmp_path: Path) -> None:
+    stop, began = threading.Event(), time.monotonic()
+    command = child(tmp_path, "sys.exit(7)")
+    assert supervise(command, stop, pause_s=(30.0, 30.0), on_restart=lambda code, pause_s: stop.set()) == 7
+    assert time.monotonic() - began < 30
+    assert starts(tmp_path) == 1
+
+
+@pytest.mark.fault(4)
+def test_however_often_it_crashed_a_bank_is_started_in_time_to_be_online_after_75_seconds() -> None:
+    first, longest = signature(supervise).parameters["pause_s"].default
+    assert 0 < first <= 1, "a SuperLink is back within 15 s, and needs some for itself"
+    assert first < longest <= 30, "a bank that is started then has 45 s left"

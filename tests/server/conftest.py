@@ -1,96 +1,12 @@
 """A small consortium of numeric banks on a grid that can do them harm."""
 
-from __future__ import annotations
-
-import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from fault_grid import FaultGrid
-from numeric_bank import NumericBank, first_state, numeric_app, numeric_keys, numeric_terms
-
-from fedbank.aggregation.admit import Refused
-from fedbank.aggregation.rounds import GlobalState, Round
-from fedbank_server.campaign import Campaign
-from fedbank_server.nodes import CoordinatorKeys, Timing
-from fedbank_server.observer import CommittedRound, Observer
-from fedbank_server.snapshot import CampaignStatus, read_status
-from fedbank_server.store import CampaignStore
-
-QUICK = Timing(poll_interval_s=0.002, nodes_every_s=0.02, enrol_every_s=0.1, retry_pause_s=0.01, restart_grace_s=0.05)
-
-
-@dataclass
-class Seen(Observer):
-    """Everything that an observer is told."""
-
-    refusals: list[tuple[int, Refused]] = field(default_factory=list)
-    committed: list[CommittedRound] = field(default_factory=list)
-    aborted: list[Round] = field(default_factory=list)
-    statuses: list[CampaignStatus] = field(default_factory=list)
-
-    def refused(self, round_number: int, refused: Refused) -> None:
-        self.refusals.append((round_number, refused))
-
-    def round_committed(self, committed: CommittedRound) -> None:
-        self.committed.append(committed)
-
-    def round_aborted(self, record: Round) -> None:
-        self.aborted.append(record)
-
-    def status_changed(self, status: CampaignStatus) -> None:
-        self.statuses.append(status)
-
-
-class Consortium:
-    """Banks, their grid and the coordinator's folder; ``run`` is one start of the coordinator."""
-
-    def __init__(self, folder: Path, **terms: Any) -> None:
-        self.folder = folder
-        self.terms = numeric_terms(**terms)
-        self.banks = {bank: NumericBank(bank, self.terms, folder / bank) for bank in self.terms.weights}
-        self.nodes = {bank: number for number, bank in enumerate(self.banks, start=11)}
-        self.grid = FaultGrid({self.nodes[bank]: numeric_app(self.banks[bank]) for bank in self.banks})
-        self.seen = Seen()
-        self.keys = numeric_keys(self.terms)
-
-    @property
-    def store(self) -> CampaignStore:
-        return CampaignStore(self.folder / "campaign" / "state.safetensors")
-
-    @property
-    def status(self) -> CampaignStatus:
-        status = read_status(self.folder / "campaign" / "status.json")
-        assert status is not None
-        return status
-
-    def run(self, timing: Timing = QUICK, keys: CoordinatorKeys | None = None, **options: Any) -> GlobalState:
-        path, end = self.folder / "campaign" / "status.json", time.monotonic() + 25
-        options.setdefault("stop", lambda: time.monotonic() > end)  # a test that waits for ever says nothing
-        campaign = Campaign(
-            self.terms,
-            options.pop("store", self.store),
-            first_state(self.terms),
-            self.seen,
-            keys or self.keys,
-            timing=timing,
-            status_path=path,
-            **options,
-        )
-        return campaign.run(self.grid)
-
-    def restart(self, bank: str) -> None:
-        """The bank's app starts anew at the same node."""
-        self.grid.start(self.nodes[bank], numeric_app(self.banks[bank]))
+from grid_consortium import GridConsortium
 
 
 @pytest.fixture
-def make_consortium(tmp_path: Path) -> Callable[..., Consortium]:
-    return lambda **terms: Consortium(tmp_path, **terms)
+def make_consortium(tmp_path: Path) -> Callable[..., GridConsortium]:
+    return lambda **terms: GridConsortium(tmp_path, **terms)

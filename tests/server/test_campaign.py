@@ -7,16 +7,18 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 from numeric_bank import first_state, key_of, numeric_app, numeric_change
 
 import fedbank_server.round_store as module
-from fedbank.adapter.state import digest
-from fedbank.adapter.update import PAYLOAD, RECORD, Update
+from fedbank.adapter.state import Released, digest
+from fedbank.adapter.update import PAYLOAD, RECORD, UPDATE, Update
 from fedbank.aggregation.rules import average
 from fedbank.errors import RunError
 from fedbank.membership.terms import DeadlineRule
+from fedbank.sealing.envelope import seal
 from fedbank_server.history import recompute
 from fedbank_server.nodes import CoordinatorKeys, Timing
 from fedbank_server.snapshot import BankState
@@ -51,6 +53,7 @@ def test_three_banks_three_rounds(make_consortium: Make) -> None:
     assert c.status.phase == "committed" and {bank.state for bank in c.status.banks.values()} == {BankState.SENT}
 
 
+@pytest.mark.fault(7)
 def test_at_the_deadline_a_quorum_is_enough_and_what_comes_later_is_late(make_consortium: Make) -> None:
     c = make_consortium(quorum=2, deadline=DeadlineRule(factor=1.0, floor_s=2.0, ceiling_s=2.0), rounds=2)
 
@@ -77,6 +80,7 @@ def test_when_all_are_in_nobody_waits_for_the_deadline(make_consortium: Make) ->
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.fault(8)
 def test_below_the_quorum_nothing_changes_and_the_campaign_pauses_with_the_names(make_consortium: Make) -> None:
     c = make_consortium(quorum=3, deadline=SOON, rounds=1, max_attempts=2)
     c.grid.vanish(c.nodes["bank-3"])
@@ -96,6 +100,35 @@ def test_below_the_quorum_nothing_changes_and_the_campaign_pauses_with_the_names
 
 def _fail(update: Update) -> Update:
     raise ValueError("customer Li Wei asked about a loan")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e38])
+@pytest.mark.fault(13)
+def test_values_that_nobody_can_average_do_not_reach_the_adapter(
+    make_consortium: Make, value: float, seen: Callable[..., None]
+) -> None:
+    c = make_consortium(quorum=2, rounds=1)
+    hostile = c.banks["bank-2"]
+
+    def spoil(reply: Message) -> Message:
+        if (reply.metadata.src_node_id, reply.metadata.message_type) != (c.nodes["bank-2"], "train"):
+            return reply
+        (kept,) = hostile.folder.glob("round-1-*")
+        update = Update.from_bytes(kept.read_bytes(), c.terms.adapter)
+        tensors = {name: tensor.copy() for name, tensor in update.tensors.items()}
+        next(iter(tensors.values()))[0, 0] = value
+        content = replace(update, tensors=Released(tensors)).to_bytes()
+        sealed = seal(UPDATE, "bank-2", c.terms.context, content, key_of("bank-2"))
+        return _with(reply, RecordDict({RECORD: ConfigRecord({PAYLOAD: sealed})}))
+
+    c.grid.change = spoil
+    state = c.run()
+    assert state.digest() == _adapter_after(c, [["bank-1", "bank-3"]])
+    assert all(np.isfinite(tensor).all() for tensor in state.adapter.values())
+    status = c.status.banks["bank-2"]
+    assert status.state is BankState.REFUSED
+    assert ("no longer than" if value == 1e38 else "finite") in status.reason
+    seen(f"{value}: {status.reason!r}")
 
 
 def _long(update: Update) -> Update:
@@ -230,6 +263,7 @@ def test_an_old_answer_to_who_is_there_seats_nobody(make_consortium: Make) -> No
 
 
 @pytest.mark.parametrize("node", ["the same node", "another node"])
+@pytest.mark.fault(5)
 def test_a_bank_that_is_started_anew_in_a_round_is_asked_again_and_charged_once(
     make_consortium: Make, node: str
 ) -> None:
@@ -381,6 +415,7 @@ def test_the_disk_holds_the_updates_of_one_committed_round(make_consortium: Make
     assert updates == [f"00030-bank-{number}.update" for number in (1, 2, 3)]
 
 
+@pytest.mark.fault(7)
 def test_the_deadline_follows_from_the_rounds_before(make_consortium: Make) -> None:
     c = make_consortium(rounds=3, quorum=2, deadline=DeadlineRule(factor=4.0, floor_s=0.2, ceiling_s=30.0))
     for bank in c.banks.values():
