@@ -63,11 +63,11 @@ def is_supervised() -> bool:
 
 
 def end_with_parent(interval_s: float = 0.5) -> None:
-    """From now on this process gets SIGTERM when its parent is gone."""
-    parent = os.getppid()
+    """From now on this process gets SIGTERM when its parent is gone; also if its supervisor was killed before now."""
+    parent, orphaned = os.getppid(), _is_orphaned()
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == parent and not orphaned:
             time.sleep(interval_s)
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -89,6 +89,18 @@ def log_to(path: Path) -> None:
     logger = logging.getLogger("fedbank")
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)
+
+
+def _is_orphaned() -> bool:
+    """Whether whoever supervised this process, or one above it, is gone: it took seconds to get here."""
+    number = os.environ.get(_SUPERVISOR, "")
+    try:
+        os.kill(int(number) if number.isdecimal() else os.getpid(), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass  # somebody else's process has that number: it is there
+    return False
 
 
 def _run_once(command: Sequence[str], stop: threading.Event) -> int:

@@ -47,6 +47,8 @@ class NodeSettings:
 
     ``progress`` is asked what the app is at while it works, for that file; ``None``: nothing to tell. ``retry_s`` are
     the first and the longest pause of a node that is not served: the longest adds to every absence of the coordinator.
+    ``predecessor_s``: how long to wait for another process of this node to end, which may first have to wait for two
+    answers of a slow coordinator.
     """
 
     access: Access
@@ -55,6 +57,7 @@ class NodeSettings:
     heartbeat_s: float = 10.0
     retry_s: tuple[float, float] = (0.2, 2.0)
     denied_retry_s: float = 10.0
+    predecessor_s: float = 40.0
     pause_s: float = 0.05
     progress: Callable[[], Mapping[str, object] | None] = lambda: None
 
@@ -69,7 +72,7 @@ def run_node(settings: NodeSettings, client_app: ClientApp, stop: threading.Even
     os.environ["FLWR_HOME"] = str(settings.home)
     settings.status.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with open_locked(settings.status.with_suffix(".lock"), write=True, patience_s=2.0):
+        with open_locked(settings.status.with_suffix(".lock"), write=True, patience_s=settings.predecessor_s):
             _Node(settings, client_app, stop).run()
     except TimeoutError:
         raise RunError(

@@ -12,36 +12,26 @@ Targets for ``peak_bytes``: 2 GB at 20 banks of 4 million parameters, 4 GB at 20
 import os
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from simulations.benchmarks.deployed import Deployment, run_campaign
 from simulations.benchmarks.reporting import argument_parser, write_lines
+from simulations.benchmarks.sampling import Sampler
 
-_LOOK_EVERY_S = 0.05
 
-
-class Watch:
+class Watch(Sampler):
     """Memory of processes while it runs: the most that they had together."""
+
+    every_s = 0.05
 
     def __init__(self, pids: list[int]) -> None:
         self._pids, self.together = pids, 0
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
 
-    def __enter__(self) -> "Watch":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._ended.wait(_LOOK_EVERY_S):
-            self.together = max(self.together, sum(memory(pid, "VmRSS") for pid in self._pids))
+    def look(self) -> None:
+        """Once."""
+        self.together = max(self.together, sum(memory(pid, "VmRSS") for pid in self._pids))
 
 
 def memory(pid: int, kind: str) -> int:

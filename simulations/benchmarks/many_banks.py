@@ -17,7 +17,6 @@ processes of ``start`` and ``run`` together, ``bank_*`` of the median bank, ``al
 import hashlib
 import statistics
 import tempfile
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -29,39 +28,31 @@ import psutil
 
 from simulations.benchmarks.commanded import CAMPAIGN, Commanded
 from simulations.benchmarks.reporting import argument_parser, write_lines
+from simulations.benchmarks.sampling import Sampler
 
-_LOOK_EVERY_S = 2.0
 _COORDINATOR = "coordinator"
 _KINDS = ("pss", "uss", "rss")
 _PATIENCE_S = 900.0
 
 
-class Watch:
+class Watch(Sampler):
     """Memory of this process's descendants while it runs: the most of each member of the consortium, and of all."""
+
+    every_s = 2.0
 
     def __init__(self, consortium: Commanded) -> None:
         folders = {bank: consortium.home(bank) for bank in consortium.banks} | {_COORDINATOR: consortium.coordinator}
         self._owners = {str(folder): name for name, folder in folders.items()}
         self.most: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(_KINDS, 0))
         self.together = 0
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
 
-    def __enter__(self) -> "Watch":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._ended.wait(_LOOK_EVERY_S):
-            found = self._now()
-            self.together = max(self.together, sum(memory["pss"] for memory in found.values()))
-            for name, memory in found.items():
-                most = self.most[name]
-                most.update({kind: max(most[kind], memory[kind]) for kind in _KINDS})
+    def look(self) -> None:
+        """Once."""
+        found = self._now()
+        self.together = max(self.together, sum(memory["pss"] for memory in found.values()))
+        for name, memory in found.items():
+            most = self.most[name]
+            most.update({kind: max(most[kind], memory[kind]) for kind in _KINDS})
 
     def _now(self) -> dict[str, dict[str, int]]:
         found: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(_KINDS, 0))

@@ -14,7 +14,8 @@ frozen with SIGSTOP. Deadlines are 10 to 20 s there; ``seconds`` is from the fai
 ``rounds_lost``: rounds that are not in the history where they should be, or lack the update of a bank that did not
 fail. ``rounds_redone``: the most further attempts that the rounds of one trial needed. ``charged_twice``: rounds in
 which a bank's ledger holds anything but one charge. ``ok``: those and the target, which each line has beside it.
-``python -m simulations.benchmarks.recovery [--trials 20] [--json]``; eleven minutes. Exit code 1 if a target is missed.
+``python -m simulations.benchmarks.recovery [--trials 20] [--json]``; twenty minutes on two cores that have other work
+too. Exit code 1 if a target is missed.
 """
 
 import argparse

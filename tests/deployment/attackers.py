@@ -18,17 +18,18 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import port_attempts
 from attempt import Outcome, attempt
+from port_attempts import ATTEMPTS
+from port_tools import start, still_serves
 
 
 def on_the_ports(folder: Path) -> Iterator[Outcome]:
     """Every attempt on the listeners; after the last one an honest bank must still be served."""
-    target = port_attempts.start(folder)
+    target = start(folder)
     try:
-        for one in port_attempts.ATTEMPTS:
+        for one in ATTEMPTS:
             yield attempt(one, target, target.processes["serve"].pid)
-        served = port_attempts.still_serves(target)
+        served = still_serves(target)
         yield Outcome(
             "and after all that an honest bank", None, "served", "served" if served else "nothing", served, 0, 0
         )

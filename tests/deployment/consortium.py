@@ -104,6 +104,7 @@ class Consortium:
         """The coordinator's grid; ``port`` in place of the private listener's own."""
         from fedbank_server.coordinator_grid import open_grid
 
+        settings.setdefault("patience_s", 120.0)  # a test whose server is gone ends
         with open_grid(
             f"127.0.0.1:{port or self.private}", TOKEN, self.server.certificate, home=self.folder / "home", **settings
         ) as grid:
@@ -206,7 +207,8 @@ def serve_bank(folder: Path, name: str, app: Callable[..., Any]) -> None:
         timeout_s=float(os.environ.get("FEDBANK_TEST_TIMEOUT", "15")),
         presence_s=float(os.environ.get("FEDBANK_TEST_PRESENCE", "60")),
     )
-    run_node(NodeSettings(access, folder / name / "status.json", folder / name / "home", heartbeat_s=2.0), app, stop)
+    status, home = folder / name / "status.json", folder / name / "home"
+    run_node(NodeSettings(access, status, home, heartbeat_s=2.0, predecessor_s=2.0), app, stop)
 
 
 def _echo(folder: Path, name: str) -> Callable[..., Any]:

@@ -8,16 +8,8 @@ import psutil
 import pytest
 from attempt import MAX_GROWTH_MIB, MIB, Attempt, attempt, rss
 from consortium import TOKEN, Consortium, exchange, payload_of, wait_for
-from port_attempts import (
-    ATTEMPTS,
-    access,
-    client,
-    denied,
-    joined,
-    revoked_after,
-    start,
-    still_serves,
-)
+from port_attempts import ATTEMPTS
+from port_tools import access, client, denied, joined, revoked_after, start, still_serves
 
 from fedbank.certificates import CertificateError
 from fedbank_client.connection import Access, DeniedError, FleetConnection

@@ -9,6 +9,7 @@ import sqlite3
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,31 +23,45 @@ import fedbank_client
 from fedbank_server import flower_hooks
 
 pytestmark = pytest.mark.slow
+Seen = Callable[..., None]
 
 
 def both(grid: Any) -> bool:
     return len(grid.banks()) == 2
 
 
-def test_a_killed_superlink_comes_back_and_no_exchange_is_lost(consortium: Consortium) -> None:
+@pytest.mark.fault(1)
+def test_a_killed_superlink_comes_back_and_no_exchange_is_lost(consortium: Consortium, seen: Seen) -> None:
     consortium.start_banks()
-    with consortium.grid() as grid:
+    told, back_s = list[str](), list[float]()
+    with consortium.grid(say=told.append) as grid:
         wait_for(lambda: both(grid), 60, consortium.log_of("bank1"))
         nodes = grid.banks()
         for round_number, killed_after_s in enumerate((0.0, 0.15, 0.4)):
             payloads = {node: f"{bank} {round_number}".encode() * 50_000 for bank, node in nodes.items()}
-            killer = threading.Timer(killed_after_s, lambda: consortium.kill("serve"))
-            killer.start()
-            restarter = threading.Timer(killed_after_s + 0.5, lambda: consortium.start("serve"))
-            restarter.start()
-            began = time.monotonic()
+            killed = threading.Thread(target=kill_and_start, args=(consortium, killed_after_s, back_s))
+            killed.start()
             replies = exchange(grid, payloads, seconds=60)
             assert {node: payload_of(reply) for node, reply in replies.items()} == payloads
-            assert time.monotonic() - began < 40
-            restarter.join()
-            wait_for(lambda: both(grid), 30)
-        assert len(exchange(grid, dict.fromkeys(nodes.values(), b"x"))) == 2
+            killed.join()
+            assert len(exchange(grid, dict.fromkeys(nodes.values(), b"x"))) == 2
+            back_s[-1] = time.monotonic() - back_s[-1]
     wait_for(lambda: left_behind(consortium) == 0, 15)
+    assert max(back_s) <= 15, "what is promised (federation.md, R1)"
+    assert "does not answer" in told[0] and "Does fedbank server start run?" in told[0]
+    assert "answers again after" in told[1]
+    for bank in consortium.banks:
+        assert "cannot be reached" in consortium.status(bank)["last_error"]
+    seen(f"both banks answer {', '.join(f'{s:.1f} s' for s in back_s)} after the kill; coordinator reads: {told[0]!r}")
+
+
+def kill_and_start(consortium: Consortium, after_s: float, killed_at: list[float]) -> None:
+    """As a supervisor does, which pauses for half a second."""
+    time.sleep(after_s)
+    consortium.kill("serve")
+    killed_at.append(time.monotonic())
+    time.sleep(0.5)
+    consortium.start("serve")
 
 
 def left_behind(consortium: Consortium) -> int:
@@ -56,6 +71,7 @@ def left_behind(consortium: Consortium) -> int:
         return sum(database.execute(f"select count(*) from {table}").fetchone()[0] for table in tables)
 
 
+@pytest.mark.fault(1)
 def test_a_bank_finishes_while_the_superlink_is_down_and_its_answer_is_not_lost(consortium: Consortium) -> None:
     consortium.start("bank", "bank1")
     with consortium.grid() as grid:
@@ -69,6 +85,7 @@ def test_a_bank_finishes_while_the_superlink_is_down_and_its_answer_is_not_lost(
         restarter.join()
 
 
+@pytest.mark.fault(2, 3)
 def test_a_run_that_flower_gave_up_goes_on_in_a_new_one(consortium: Consortium) -> None:
     consortium.start_banks()
     with consortium.grid() as grid:
@@ -87,7 +104,8 @@ def test_a_run_that_flower_gave_up_goes_on_in_a_new_one(consortium: Consortium) 
         assert grid.run.run_id != first
 
 
-def test_a_bank_killed_at_work_is_back_in_seconds_and_is_asked_again(consortium: Consortium) -> None:
+@pytest.mark.fault(4)
+def test_a_bank_killed_at_work_is_back_in_seconds_and_is_asked_again(consortium: Consortium, seen: Seen) -> None:
     consortium.start("bank", "bank1")
     with consortium.grid() as grid:
         wait_for(lambda: "bank1" in grid.banks(), 60, consortium.log_of("bank1"))
@@ -95,25 +113,42 @@ def test_a_bank_killed_at_work_is_back_in_seconds_and_is_asked_again(consortium:
         def crash() -> None:
             wait_for(lambda: consortium.status("bank1")["state"] == "working", 20)
             consortium.kill("bank1")
+            killed_at.append(time.monotonic())
             consortium.start("bank", "bank1")
+            wait_for(lambda: online_as(consortium.processes["bank1"].pid), 75, consortium.log_of("bank1"))
+            online_s.append(time.monotonic() - killed_at[0])
 
-        threading.Thread(target=crash).start()
-        began = time.monotonic()
+        def online_as(pid: int) -> bool:
+            status = consortium.status("bank1")
+            return status.get("pid") == pid and status["state"] in ("online", "working")
+
+        killed_at, online_s = list[float](), list[float]()
+        crashing = threading.Thread(target=crash)
+        crashing.start()
         replies = exchange(grid, {grid.banks()["bank1"]: b"2"}, message_type="query.slow")
+        answered_s = time.monotonic() - killed_at[0]
         assert [payload_of(reply) for reply in replies.values()] == [b"2"]
-        assert time.monotonic() - began < 30
+        crashing.join()
+        assert online_s and online_s[0] <= 75
         assert consortium.calls("bank1") == 1
+    seen(f"online {online_s[0]:.1f} s after the kill, answers what it was asked before after {answered_s:.1f} s")
 
 
-def test_a_bank_that_forgot_its_number_is_back_after_75_seconds_at_most(consortium: Consortium) -> None:
+@pytest.mark.fault(4)
+def test_a_bank_that_forgot_its_number_is_back_after_75_seconds_at_most(consortium: Consortium, seen: Seen) -> None:
     consortium.start("bank", "bank1")
     wait_for(lambda: consortium.status("bank1")["state"] == "online", 60, consortium.log_of("bank1"))
     consortium.kill("bank1")
+    killed_at = time.monotonic()
     (consortium.folder / "bank1" / "status.json").unlink()
     consortium.start("bank", "bank1")
     wait_for(lambda: consortium.status("bank1")["state"] == "offline", 30)
-    assert "still takes an earlier process of this node for present" in consortium.status("bank1")["last_error"]
-    assert wait_for(lambda: consortium.status("bank1")["state"] == "online", 75) < 75
+    said = consortium.status("bank1")["last_error"]
+    assert "still takes an earlier process of this node for present" in said
+    wait_for(lambda: consortium.status("bank1")["state"] == "online", 90)
+    online_s = time.monotonic() - killed_at
+    assert online_s <= 75
+    seen(f"with its status file lost too: online {online_s:.1f} s after the kill; bank's status: {said!r}")
 
 
 def test_a_node_leaves_when_it_is_asked_to_and_the_coordinator_knows_at_once(consortium: Consortium) -> None:
@@ -193,8 +228,12 @@ def test_one_node_is_one_process(consortium: Consortium) -> None:
     consortium.processes["bank1"] = first
 
 
-@pytest.mark.parametrize("answer", [500, 502, 503, 429, 413, 305, "silence", "garbage", "close", "flood", "bomb"])
-def test_a_node_comes_back_from_every_bad_answer(tmp_path: Path, answer: int | str) -> None:
+ANSWERS: list[int | str] = [500, 502, 503, 429, 413, 305, "silence", "garbage", "close", "flood", "bomb"]
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.fault(9)
+def test_a_node_comes_back_from_every_bad_answer(tmp_path: Path, answer: int | str, seen: Seen) -> None:
     """First a coordinator that answers so and no otherwise, then the real one on the same port."""
     made = Consortium(tmp_path, banks=("bank1",))
     made.start("bank", "bank1", environment={"FEDBANK_TEST_TIMEOUT": "1"})
@@ -206,13 +245,14 @@ def test_a_node_comes_back_from_every_bad_answer(tmp_path: Path, answer: int | s
                 str(answer), str(answer) if isinstance(answer, int) else "cannot be reached"
             ) in said
         made.start_server()
-        wait_for(lambda: made.status("bank1")["state"] == "online", 30, made.log_of("bank1"))
+        back_s = wait_for(lambda: made.status("bank1")["state"] == "online", 30, made.log_of("bank1"))
         with made.grid() as grid:
             wait_for(lambda: bool(grid.banks()), 30)
             replies = exchange(grid, dict.fromkeys(grid.banks().values(), b"x"))
             assert [payload_of(reply) for reply in replies.values()] == [b"x"]
     finally:
         made.stop()
+    seen(f"{answer}: back {back_s:.1f} s after it; bank's status: {said.replace(f':{made.public}', '')!r}")
 
 
 class bad_coordinator:  # noqa: N801 - used as a context manager

@@ -1,6 +1,9 @@
 """A child that crashes is started again; one that ends or is asked to end is not."""
 
 import math
+import os
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -97,3 +100,15 @@ def test_however_often_it_crashed_a_bank_is_started_in_time_to_be_online_after_7
     first, longest = signature(supervise).parameters["pause_s"].default
     assert 0 < first <= 1, "a SuperLink is back within 15 s, and needs some for itself"
     assert first < longest <= 30, "a bank that is started then has 45 s left"
+
+
+@pytest.mark.parametrize(("supervisor", "code"), [("gone", -signal.SIGTERM), ("there", 7), ("", 7)])
+def test_a_process_whose_supervisor_was_killed_while_it_started_ends_at_once(supervisor: str, code: int) -> None:
+    """Its parent is somebody else by then, and would never be gone."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    number = {"gone": str(ended.pid), "there": str(os.getpid()), "": ""}[supervisor]
+    script = "import sys, time\nfrom fedbank.supervision import end_with_parent\nend_with_parent(0.05)\n"
+    ending = "time.sleep(60)" if supervisor == "gone" else "time.sleep(0.5)\nsys.exit(7)"
+    environment = os.environ | {"FEDBANK_SUPERVISOR": number}
+    assert subprocess.run([sys.executable, "-c", script + ending], env=environment, timeout=50).returncode == code

@@ -14,6 +14,7 @@ the next one fails, without being root. The seed chooses faults and moments; the
 
 import argparse
 import json
+import math
 import os
 import random
 import re
@@ -31,21 +32,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "deployment"))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from alliance import Alliance, _children
 from invariants import Checker
 
 from fedbank.membership.documents import Invitation
+from simulations.benchmarks.commanded import CAMPAIGN, SERVER, Commanded, alive, children, wait_for
 
-SERVER, CAMPAIGN = "server", "campaign"
 _LEAST_BATCH = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Of one soak: faults come ``every_s`` seconds apart on average, after the end of the one before."""
+    """Of one soak: faults come ``every_s`` seconds apart on average, after the end of the one before.
+
+    In a short soak each also waits for a round that was committed since the one before (``a_round_between``), there
+    are no more than ``most_faults``, and none lasts for more than ``longest_s``.
+    """
 
     rounds: int = 100
     every_s: float = 30.0
@@ -53,9 +56,12 @@ class Settings:
     banks: int = 3
     steps: int = 10
     patience_s: float = 300.0
+    a_round_between: bool = False
+    most_faults: float = math.inf
+    longest_s: float = 20.0
 
 
-class SoakAlliance(Alliance):
+class SoakAlliance(Commanded):
     """Banks of which all but one make a quorum; a round does not wait for one that is away for longer than 20 s."""
 
     def __init__(self, folder: Path, settings: Settings) -> None:
@@ -82,6 +88,13 @@ class SoakAlliance(Alliance):
         else:
             self.start_bank(name, "data.customers=200")
 
+    def kill(self, name: str) -> None:
+        """On a machine that is busy, a process whose supervisor was killed may take longer than usual to end."""
+        below = children(self._processes[name].pid)
+        with suppress(TimeoutError):
+            super().kill(name)
+        wait_for(lambda: not any(map(alive, below)), 90, self.logs)
+
     def ended(self, name: str) -> int | None:
         """The exit code of a command that has ended."""
         return self._processes[name].poll()
@@ -89,10 +102,6 @@ class SoakAlliance(Alliance):
     def names(self) -> list[str]:
         """Everything that runs."""
         return [SERVER, CAMPAIGN, *self.banks]
-
-    def worker(self, name: str) -> int | None:
-        """The process that works for ``name``, below its supervisor."""
-        return next(iter(_children(self._processes[name].pid)), None)
 
     def last_words(self, name: str) -> str:
         """Of a command that has ended."""
@@ -135,12 +144,19 @@ class Soak:
         finally:
             alliance.close()
         if not self.violations:
-            self._check("the end", ended=True)
+            self.check("the end", ended=True)
         return self._figures()
+
+    def check(self, after: str, *, ended: bool = False) -> None:
+        """Note every invariant that does not hold."""
+        self.checks += 1
+        for violation in self._checker.check(ended=ended):
+            self.violations.append(f"after {after}: {violation}")
+            self._tell(f"VIOLATION {self.violations[-1]}")
 
     def _until_the_end(self) -> None:
         """Faults and checks until the campaign's command ends well."""
-        due, rounds, moved = self._next_fault(), 0, time.monotonic()
+        due, rounds, moved, at_fault = self._next_fault(), 0, time.monotonic(), 0
         while self._alliance.ended(CAMPAIGN) != 0 and not self.violations:
             time.sleep(0.1)
             self._as_a_person()
@@ -152,12 +168,14 @@ class Soak:
                     self._fault_ended = None
             if now - moved > self.settings.patience_s:
                 self.violations.append(f"no round was committed for {self.settings.patience_s:.0f} s after {rounds}")
-            elif now >= due:
+            elif now >= due and (rounds > at_fault or not self.settings.a_round_between):
                 self._fault()
-                self._check("a fault")
-                due = self._next_fault()
+                self.check("a fault")
+                due, at_fault = self._next_fault(), rounds
 
     def _next_fault(self) -> float:
+        if self.faults.total() >= self.settings.most_faults:
+            return math.inf
         return time.monotonic() + self.settings.every_s * self._random.uniform(0.5, 1.5)
 
     def _committed(self) -> int:
@@ -189,6 +207,9 @@ class Soak:
             kinds[kind](name)
         self._fault_ended = time.monotonic()
 
+    def _seconds(self, *choices: float) -> float:
+        return min(self._random.choice(choices), self.settings.longest_s)
+
     def _kill_worker(self, name: str) -> None:
         worker = self._alliance.worker(name)
         self._tell(f"SIGKILL to {name}" + ("" if worker else ", which was not there"))
@@ -197,14 +218,14 @@ class Soak:
                 os.kill(worker, signal.SIGKILL)
 
     def _kill_supervisor(self, name: str) -> None:
-        pause_s = self._random.choice((0.0, 3.0, 10.0))
+        pause_s = self._seconds(0.0, 3.0, 10.0)
         self._tell(f"SIGKILL to the supervisor of {name}, back after {pause_s:.0f} s")
         self._alliance.kill(name)
         time.sleep(pause_s)
         self._alliance.begin(name)
 
     def _freeze(self, name: str) -> None:
-        worker, seconds = self._alliance.worker(name), self._random.choice((2.0, 8.0, 20.0))
+        worker, seconds = self._alliance.worker(name), self._seconds(2.0, 8.0, 20.0)
         self._tell(f"SIGSTOP to {name} for {seconds:.0f} s" + ("" if worker else ", which was not there"))
         if worker is not None:
             with suppress(ProcessLookupError):
@@ -213,7 +234,7 @@ class Soak:
                 os.kill(worker, signal.SIGCONT)
 
     def _fill_disk(self, name: str) -> None:
-        worker, seconds = self._alliance.worker(name), self._random.choice((2.0, 6.0, 15.0))
+        worker, seconds = self._alliance.worker(name), self._seconds(2.0, 6.0, 15.0)
         limit = self._random.choice((0, 1_000, 30_000, 300_000))
         self._tell(f"no file of {name} beyond {limit} bytes for {seconds:.0f} s")
         if worker is not None:
@@ -248,12 +269,6 @@ class Soak:
 
     def _has_adapter(self, bank: str) -> bool:
         return any(self._alliance.home(bank).glob("campaigns/*/adapter/README.md"))
-
-    def _check(self, after: str, *, ended: bool = False) -> None:
-        self.checks += 1
-        for violation in self._checker.check(ended=ended):
-            self.violations.append(f"after {after}: {violation}")
-            self._tell(f"VIOLATION {self.violations[-1]}")
 
     def _tell(self, text: str) -> None:
         done, total = self._committed(), self.settings.rounds

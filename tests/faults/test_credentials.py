@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "deployment"))
 
 from consortium import Consortium, wait_for
 from pki import Authority
-from port_attempts import access
+from port_tools import access
 
 import fedbank_client.connection as connection
 from fedbank_client.connection import DeniedError, FleetConnection

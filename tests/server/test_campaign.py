@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
-from numeric_bank import first_state, key_of, numeric_app, numeric_change
+from grid_consortium import adapter_after
+from numeric_bank import key_of, numeric_app
 
-import fedbank_server.round_store as module
-from fedbank.adapter.state import Released, digest
+from fedbank.adapter.state import Released
 from fedbank.adapter.update import PAYLOAD, RECORD, UPDATE, Update
-from fedbank.aggregation.rules import average
 from fedbank.errors import RunError
 from fedbank.membership.terms import DeadlineRule
 from fedbank.sealing.envelope import seal
@@ -27,21 +26,10 @@ SOON = DeadlineRule(factor=1.0, floor_s=0.5, ceiling_s=0.5)
 Make = Callable[..., Any]
 
 
-def _adapter_after(consortium: Any, accepted: list[list[str]]) -> str:
-    """The digest after rounds in which those banks took part, worked out by hand."""
-    state = dict(first_state(consortium.terms).adapter)
-    for number, banks in enumerate(accepted, start=1):
-        base = digest(state)
-        changes = [numeric_change(consortium.terms, bank, number, base) for bank in banks]
-        for name, value in average(changes, [consortium.terms.weights[bank] for bank in banks]).items():
-            state[name] = state[name] + value
-    return digest(state)
-
-
 def test_three_banks_three_rounds(make_consortium: Make) -> None:
     c = make_consortium()
     state = c.run()
-    assert (state.round, state.digest()) == (3, _adapter_after(c, [["bank-1", "bank-2", "bank-3"]] * 3))
+    assert (state.round, state.digest()) == (3, adapter_after(c, [["bank-1", "bank-2", "bank-3"]] * 3))
     for bank in c.banks.values():
         assert (bank.asked(), bank.charged()) == ([1, 2, 3], [1, 2, 3])
     lines = c.store.history.lines()
@@ -64,7 +52,7 @@ def test_at_the_deadline_a_quorum_is_enough_and_what_comes_later_is_late(make_co
 
     c.banks["bank-3"].act = after_the_first_commit
     state = c.run()
-    assert state.digest() == _adapter_after(c, [["bank-1", "bank-2"], list(c.banks)])
+    assert state.digest() == adapter_after(c, [["bank-1", "bank-2"], list(c.banks)])
     first, second = c.store.history.lines()
     assert (first.missing, second.missing) == (["bank-3"], [])
     assert [(r["bank"], r["check"]) for r in second.refused] == [("bank-3", "late")]
@@ -76,7 +64,7 @@ def test_at_the_deadline_a_quorum_is_enough_and_what_comes_later_is_late(make_co
 def test_when_all_are_in_nobody_waits_for_the_deadline(make_consortium: Make) -> None:
     c = make_consortium(quorum=2, deadline=DeadlineRule(), rounds=2)
     began = time.monotonic()
-    assert c.run().digest() == _adapter_after(c, [list(c.banks)] * 2)
+    assert c.run().digest() == adapter_after(c, [list(c.banks)] * 2)
     assert time.monotonic() - began < 10
 
 
@@ -92,7 +80,7 @@ def test_below_the_quorum_nothing_changes_and_the_campaign_pauses_with_the_names
     assert c.status.phase == "paused" and "bank-3" in c.status.last_error
     c.restart("bank-3")
     state = c.run()
-    assert state.digest() == _adapter_after(c, [list(c.banks)])
+    assert state.digest() == adapter_after(c, [list(c.banks)])
     assert {name: bank.asked() for name, bank in c.banks.items()} == {name: [1] for name in c.banks}
     (line,) = c.store.history.lines()
     assert line.attempt == 3 and [aborted["attempt"] for aborted in line.aborted] == [1, 2]
@@ -123,7 +111,7 @@ def test_values_that_nobody_can_average_do_not_reach_the_adapter(
 
     c.grid.change = spoil
     state = c.run()
-    assert state.digest() == _adapter_after(c, [["bank-1", "bank-3"]])
+    assert state.digest() == adapter_after(c, [["bank-1", "bank-3"]])
     assert all(np.isfinite(tensor).all() for tensor in state.adapter.values())
     status = c.status.banks["bank-2"]
     assert status.state is BankState.REFUSED
@@ -153,7 +141,7 @@ def test_one_bad_bank_does_not_end_the_campaign(
     c = make_consortium(quorum=2, rounds=2)
     c.banks["bank-2"].act = act
     state = c.run()
-    assert state.digest() == _adapter_after(c, [["bank-1", "bank-3"]] * 2)
+    assert state.digest() == adapter_after(c, [["bank-1", "bank-3"]] * 2)
     refused = [(line["bank"], line["check"]) for line in c.store.history.lines()[0].refused]
     assert refused == [("bank-2", check)]
     assert c.banks["bank-2"].asked() == [1, 2]  # once in each round
@@ -169,7 +157,7 @@ def test_a_refusing_bank_is_asked_again_in_the_next_attempt(make_consortium: Mak
         return update if len(calls) > 1 else _fail(update)
 
     c.banks["bank-2"].act = at_first
-    assert c.run().digest() == _adapter_after(c, [list(c.banks)])
+    assert c.run().digest() == adapter_after(c, [list(c.banks)])
     assert [bank.asked() for bank in c.banks.values()] == [[1], [1, 1], [1]]
     assert "the bank could not finish the round" in c.store.history.lines()[0].aborted[0]["missing"]["bank-2"]
 
@@ -210,7 +198,7 @@ def test_a_reply_that_is_no_update_is_refused(
         return change(reply) if hit else reply
 
     c.grid.change = spoil
-    assert c.run().digest() == _adapter_after(c, [["bank-1", "bank-3"]])
+    assert c.run().digest() == adapter_after(c, [["bank-1", "bank-3"]])
     (refused,) = c.store.history.lines()[0].refused
     assert (refused["bank"], refused["check"]) == ("bank-2", check)
     assert len(refused["reason"]) < 400 and refused["reason"].isprintable()
@@ -277,7 +265,7 @@ def test_a_bank_that_is_started_anew_in_a_round_is_asked_again_and_charged_once(
         c.restart("bank-2")
 
     threading.Timer(0.15, restart).start()
-    assert c.run().digest() == _adapter_after(c, [list(c.banks)])
+    assert c.run().digest() == adapter_after(c, [list(c.banks)])
     assert (c.banks["bank-2"].asked(), c.banks["bank-2"].charged()) == ([1, 1], [1])
     assert c.banks["bank-1"].asked() == c.banks["bank-3"].asked() == [1]
 
@@ -287,7 +275,7 @@ def test_a_bank_that_appears_late_joins_the_round(make_consortium: Make) -> None
     app = c.grid._apps[c.nodes["bank-3"]]
     c.grid.vanish(c.nodes["bank-3"])
     threading.Timer(0.3, lambda: c.grid.start(c.nodes["bank-3"], app)).start()
-    assert c.run().digest() == _adapter_after(c, [list(c.banks)])
+    assert c.run().digest() == adapter_after(c, [list(c.banks)])
     assert any(status.banks["bank-3"].state is BankState.OFFLINE for status in c.seen.statuses)
 
 
@@ -303,7 +291,7 @@ def test_a_lost_reply_is_asked_for_again_after_its_time(make_consortium: Make) -
 
     c.grid.change = lose
     timing = Timing(poll_interval_s=0.002, nodes_every_s=0.02, enrol_every_s=0.1, message_timeout_s=0.4)
-    assert c.run(timing).digest() == _adapter_after(c, [list(c.banks)])
+    assert c.run(timing).digest() == adapter_after(c, [list(c.banks)])
     assert (c.banks["bank-1"].asked(), c.banks["bank-1"].charged()) == ([1, 1], [1])
 
 
@@ -320,7 +308,7 @@ def test_a_bank_that_is_revoked_in_a_round_does_not_count_and_is_not_waited_for(
         revoked = bank == "bank-1" and time.monotonic() - began > 0.2
         return None if revoked else c.keys.find_key(bank)
 
-    assert c.run(keys=CoordinatorKeys(c.keys.own, find_key)).digest() == _adapter_after(c, [["bank-2", "bank-3"]])
+    assert c.run(keys=CoordinatorKeys(c.keys.own, find_key)).digest() == adapter_after(c, [["bank-2", "bank-3"]])
     assert any(status.banks["bank-1"].state is BankState.SENT for status in c.seen.statuses)
     assert c.status.banks["bank-1"].state is BankState.REVOKED
 
@@ -334,85 +322,6 @@ def test_a_request_that_the_coordinator_did_not_sign_is_not_read(make_consortium
         "refused: not a request that this bank understands or has agreed to"
     }
     assert all(bank.asked() == [] for bank in c.banks.values())
-
-
-def test_a_campaign_is_run_by_one_process_at_a_time(make_consortium: Make) -> None:
-    c = make_consortium(rounds=1)
-    with c.store.exclusive(), pytest.raises(RunError, match="only one"), c.store.exclusive(patience_s=0.1):
-        pass
-    assert c.run().round == 1
-
-
-def test_a_stop_ends_the_campaign_between_two_replies_and_it_goes_on_later(make_consortium: Make) -> None:
-    c = make_consortium(rounds=3)
-    stopped = c.run(stop=lambda: len(c.seen.committed) == 2)
-    assert stopped.round == 2
-    assert c.run().digest() == _adapter_after(c, [list(c.banks)] * 3)
-    assert all(bank.charged() == [1, 2, 3] for bank in c.banks.values())
-
-
-@pytest.mark.fault(22)
-def test_a_full_disk_ends_it_with_the_file_and_nothing_is_lost(
-    make_consortium: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    c = make_consortium(rounds=2)
-    real, writes = module.write_atomic, []
-
-    def full(path: Any, content: bytes, **options: Any) -> None:
-        writes.append(path)
-        if path.name == "00002-bank-2.update":
-            raise OSError(28, "No space left on device")
-        real(path, content, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "write_atomic", full)
-        with pytest.raises(RunError, match=r"00002-bank-2.update, got: No space left.*goes on where it was"):
-            c.run()
-    state = c.store.load(c.terms.adapter)
-    assert state is not None and state.round == 1
-    assert c.run().digest() == _adapter_after(c, [list(c.banks)] * 2)
-    assert all(bank.charged() == [1, 2] for bank in c.banks.values())
-
-
-DAMAGES: dict[str, tuple[Callable[[Any], object], str]] = {
-    "an older state": (lambda folder: _older(folder), "older copy"),
-    "no state": (lambda folder: (folder / "state.safetensors").unlink(), "older copy"),
-    "a history that lacks a round": (lambda folder: _cut(folder, -1), "history to hold the rounds to 2"),
-    "no history": (lambda folder: (folder / "history.jsonl").unlink(), "history to hold the rounds to 2, got those to"),
-    "a history with a strange line": (lambda folder: (folder / "history.jsonl").write_text("{}\n"), "line 1"),
-    "a record that is none": (lambda folder: (folder / "round.json").write_text("[]"), "Delete the file"),
-}
-
-
-def _older(folder: Any) -> None:
-    (folder / "state.safetensors").write_bytes((folder / "state-1").read_bytes())
-
-
-def _cut(folder: Any, lines: int) -> None:
-    path = folder / "history.jsonl"
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[:lines]))
-
-
-@pytest.mark.parametrize(("damage", "words"), DAMAGES.values(), ids=DAMAGES.keys())
-@pytest.mark.fault(23)
-def test_files_that_do_not_tell_the_same_story_are_refused(
-    make_consortium: Make, damage: Callable[[Any], object], words: str
-) -> None:
-    c = make_consortium(rounds=3)
-    folder = c.folder / "campaign"
-    c.run(stop=lambda: len(c.seen.committed) == 1)
-    (folder / "state-1").write_bytes((folder / "state.safetensors").read_bytes())
-    c.run(stop=lambda: len(c.seen.committed) == 2)
-    damage(folder)
-    with pytest.raises(RunError, match=words):
-        c.run()
-
-
-def test_the_disk_holds_the_updates_of_one_committed_round(make_consortium: Make) -> None:
-    c = make_consortium(rounds=30)
-    c.run()
-    updates = sorted(path.name for path in (c.folder / "campaign" / "updates").iterdir())
-    assert updates == [f"00030-bank-{number}.update" for number in (1, 2, 3)]
 
 
 @pytest.mark.fault(7)

@@ -8,6 +8,7 @@ from run_folder import edit_results, write_run
 
 from fedbank.errors import RunError
 from fedbank_simulations.report import write_run_report, write_sweep_report
+from fedbank_simulations.report.curves import CurvePoint, utility_plot
 from fedbank_simulations.report.estimates import estimate
 
 
@@ -149,3 +150,11 @@ def test_what_cannot_be_compared_is_refused(tmp_path, undrawn):
 def test_an_interval_ends_where_values_must():
     wide = estimate([0.9, 0.7], bounds=(0.0, 1.0))
     assert wide.high == 1.0 and wide.low == 0.0
+
+
+def test_a_bar_ends_where_its_interval_does():
+    """Two seeds far apart: the interval is the whole range, and the axis shows no share below nothing."""
+    wide = estimate([0.22, 0.33], bounds=(0.0, 1.0))
+    drawn = utility_plot([CurvePoint("fedsvd", 8.0, wide, 0.05)], "exact_match")
+    assert wide.low == 0.0 and "20 %" in drawn
+    assert "-20 %" not in drawn and "\N{MINUS SIGN}20 %" not in drawn

@@ -85,7 +85,7 @@ def _draw_line(axes: Axes, index: int, points: Sequence[CurvePoint], nudge: floa
         axes.errorbar(
             [point.epsilon * nudge for point in private if point.epsilon is not None],
             [point.value.mean for point in private],
-            yerr=[[_half(point.value) for point in private]] * 2,
+            yerr=list(zip(*(_reach(point.value) for point in private), strict=True)),
             color=color,
             marker=marker,
             markersize=6,
@@ -100,8 +100,11 @@ def _draw_line(axes: Axes, index: int, points: Sequence[CurvePoint], nudge: floa
             axes.axhline(point.value.mean, color=color, linestyle="dashed", linewidth=1.7, label=label)
 
 
-def _half(value: Estimate) -> float:
-    return 0.0 if value.high is None else value.high - value.mean
+def _reach(value: Estimate) -> tuple[float, float]:
+    """How far its interval goes down and up: not equally far where it ends at a bound."""
+    if value.low is None or value.high is None:
+        return 0.0, 0.0
+    return value.mean - value.low, value.high - value.mean
 
 
 def _draw_bases(axes: Axes, lines: Sequence[str], points: Sequence[CurvePoint]) -> None:
