@@ -25,6 +25,7 @@ from flwr.supercore.run import Run
 
 from fedbank.errors import UpdateError
 from fedbank_server import flower_hooks as flower
+from fedbank_server.memory import return_large_blocks
 from fedbank_server.runtime import LostRunError, NotYetError, RuntimeLine
 
 _LOG = logging.getLogger("fedbank.grid")
@@ -266,6 +267,7 @@ def open_grid(
         RunError: the token is refused, the SuperLink stays away, or ``stop`` was set while it was.
     """
     flower.check_flower()
+    return_large_blocks()
     os.environ["FLWR_HOME"] = str(home)
     line = RuntimeLine(address, certificate, token, patience_s=patience_s, stop=stop or threading.Event(), say=say)
     try:

@@ -13,6 +13,9 @@ from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
 from typing import Any
 
 from fedbank.errors import UpdateError
@@ -42,14 +45,17 @@ FOR = b"fedbank-for"
 """Request header of the coordinator's pushes: the node that is to be woken. Waking all for each message would cost the
 square of the number of banks in requests."""
 _FLEET = "/v1/fleet/"
-_ACTIVATE, _PULL, _PUSH, _PUSH_OBJECT = "activate-node", "pull-messages", "push-messages", "push-object"
+_ACTIVATE, _PULL, _PUSH = "activate-node", "pull-messages", "push-messages"
+_PULL_OBJECT, _PUSH_OBJECT = "pull-object", "push-object"
 FLEET_ROUTES = frozenset(
-    {_ACTIVATE, "deactivate-node", "send-node-heartbeat", "confirm-message-received", "pull-object"}
-    | {_PULL, _PUSH, _PUSH_OBJECT}
+    {"deactivate-node", "send-node-heartbeat", "confirm-message-received"}
+    | {_ACTIVATE, _PULL, _PUSH, _PULL_OBJECT, _PUSH_OBJECT}
 )
-_OBJECT_ROUTES = frozenset({_PUSH_OBJECT, "pull-object"})
 _RINGS = frozenset({_PUSH, _PUSH_OBJECT})
 _NO_MEMBER = "This certificate belongs to no active member."
+_IN_MEMORY_BYTES = 1024 * 1024
+"""Of a body that waits; a larger one waits in a file without a name."""
+_PIECE_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +73,11 @@ class _RefusedError(Exception):
 
 
 class PublicGate:
-    """The fleet routes, for banks whose certificate's SHA-256 is in ``members``, which may be replaced at any time."""
+    """The fleet routes, for banks whose certificate's SHA-256 is in ``members``, which may be replaced at any time.
+
+    Memory: one upload that Flower decodes and stores, and ``objects_at_once`` downloads, however many banks there are.
+    What has arrived waits for its turn in ``spool``, a folder on disk (``None``: the system's for temporary files).
+    """
 
     def __init__(
         self,
@@ -76,6 +86,7 @@ class PublicGate:
         banks_bell: Doorbell,
         coordinator_bell: Doorbell,
         on_refusal: Callable[[str, str, int, str], None],
+        spool: Path | None = None,
         releases: App | None = None,
     ) -> None:
         self.members: Mapping[str, Admitted] = {}
@@ -84,9 +95,13 @@ class PublicGate:
         self._banks_bell, self._coordinator_bell = banks_bell, coordinator_bell
         self._rate = Rate(limits.requests_per_s, limits.burst)
         self._at_once: Counter[str] = Counter()
-        self._objects = asyncio.Semaphore(limits.objects_at_once)
+        self._object_turns = {
+            _PUSH_OBJECT: asyncio.Semaphore(1),
+            _PULL_OBJECT: asyncio.Semaphore(limits.objects_at_once),
+        }
         self._reports: Counter[str] = Counter()
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._spool = None if spool is None else str(spool)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI)."""
@@ -128,16 +143,19 @@ class PublicGate:
         report = self._reports[bank]
         try:
             cap = self._limits.body_bytes(is_object=route == _PUSH_OBJECT)
-            body = await _read_body(headers, receive, cap, self._limits.body_timeout_s)
-            _check_body(route, body)
-            if route == _PULL:
-                await self._banks_bell.wait(bank, min(_seconds(headers.get(WAIT)), self._limits.wait_s), _node(body))
-            self._bank(certificate, headers)  # it may have been revoked while it waited or sent
-            async with self._turn(route, bank):
-                if route == _PULL and report != self._reports[bank]:
-                    await _answer(send, 409, "This bank has reported for duty anew since it asked.")
-                else:
-                    await self._ask_flower(scope, _replay(body, receive), send, certificate)
+            with SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES, dir=self._spool) as waiting:
+                await _read_body(waiting, headers, receive, cap, self._limits.body_timeout_s)
+                if route == _PULL:
+                    wait_s = min(_seconds(headers.get(WAIT)), self._limits.wait_s)
+                    await self._banks_bell.wait(bank, wait_s, _node(_whole(waiting)))
+                async with self._turn(route, bank):
+                    body = [_whole(waiting)]
+                    _check_body(route, body[0])
+                    self._bank(certificate, headers)  # it may have been revoked while it waited or sent
+                    if route == _PULL and report != self._reports[bank]:
+                        await _answer(send, 409, "This bank has reported for duty anew since it asked.")
+                    else:
+                        await self._ask_flower(scope, _replay(body, receive), send, certificate)
         finally:
             self._at_once[bank] -= 1
         if route in _RINGS:
@@ -150,8 +168,8 @@ class PublicGate:
         has reported anew, and the report waits for one that is there: what is lost was sent before the report, which is
         what tells the coordinator to ask again (``CoordinatorGrid``).
         """
-        if route in _OBJECT_ROUTES:
-            return self._objects
+        if route in self._object_turns:
+            return self._object_turns[route]
         return self._turns[bank] if route in (_ACTIVATE, _PULL) else nullcontext()
 
     async def _ask_flower(self, scope: Scope, receive: Receive, send: Send, certificate: str) -> None:
@@ -164,7 +182,7 @@ class PublicGate:
             if event["type"] == "http.response.start":
                 revoked = certificate not in self.members
             if not revoked:
-                await send(event)
+                await _send_in_pieces(event, send)
 
         await self._app(scope, receive, to_member)
         if revoked:
@@ -211,7 +229,7 @@ class PrivateGate:
         else:
             if path.endswith(_PULL):
                 await self._coordinator_bell.wait("coordinator", _seconds(dict(scope["headers"]).get(WAIT)))
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, partial(_send_in_pieces, send=send))
             if path.endswith((_PUSH, _PUSH_OBJECT)):
                 self._banks_bell.ring(dict(scope["headers"]).get(FOR, b"").decode("ascii", "replace"))
 
@@ -225,27 +243,36 @@ def _route(scope: Scope) -> str:
     return route
 
 
-async def _read_body(headers: Mapping[bytes, bytes], receive: Receive, cap: int, timeout_s: float) -> bytes:
-    """The whole body, never more than ``cap`` bytes of it; the announced length is not believed."""
+async def _read_body(
+    target: SpooledTemporaryFile[bytes], headers: Mapping[bytes, bytes], receive: Receive, cap: int, timeout_s: float
+) -> None:
+    """Write the whole body to ``target``, never more than ``cap`` bytes of it; the announced length is not believed."""
     if headers.get(b"content-encoding", b"identity") != b"identity":
         raise _RefusedError(415, "Compressed bodies are not accepted.")
     if (announced := headers.get(b"content-length", b"0")).isdigit() and int(announced) > cap:
         raise _RefusedError(413, f"At most {cap} bytes.")
-    chunks, size, more = [], 0, True
+    size, more = 0, True
     try:
         async with asyncio.timeout(timeout_s):
             while more:
                 event = await receive()
                 if event["type"] == "http.disconnect":
                     raise _RefusedError(400, "The body ended early.")
-                chunks.append(event.get("body", b""))
-                size += len(chunks[-1])
+                chunk = event.get("body", b"")
+                size += len(chunk)
                 more = event.get("more_body", False)
                 if size > cap:
                     raise _RefusedError(413, f"At most {cap} bytes.")
+                target.write(chunk)
     except TimeoutError:
         raise _RefusedError(408, f"The body took more than {timeout_s:g} s.") from None
-    return b"".join(chunks)
+    except OSError as error:
+        raise _RefusedError(503, f"The body could not be kept: {error.strerror}.") from None
+
+
+def _whole(body: SpooledTemporaryFile[bytes]) -> bytes:
+    body.seek(0)
+    return body.read()
 
 
 def _check_body(route: str, body: bytes) -> None:
@@ -282,14 +309,25 @@ def _is_chain(tree: ObjectTree) -> bool:
     return False
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """A ``receive`` that gives ``body`` first."""
-    pending = [{"type": "http.request", "body": body, "more_body": False}]
+def _replay(body: list[bytes], receive: Receive) -> Receive:
+    """A ``receive`` that gives the one element of ``body`` first, and holds it no longer than that."""
 
     async def receive_again() -> MutableMapping[str, Any]:
-        return pending.pop() if pending else await receive()
+        return {"type": "http.request", "body": body.pop(), "more_body": False} if body else await receive()
 
     return receive_again
+
+
+async def _send_in_pieces(event: MutableMapping[str, Any], send: Send) -> None:
+    """``send``, with the body of an answer in pieces, each of which waits until the one before has left.
+
+    As a whole it would be encrypted and held once more at once, however slowly its reader reads.
+    """
+    body: bytes = event.get("body", b"")
+    last = max(len(body) - 1, 0) // _PIECE_BYTES * _PIECE_BYTES
+    for start in range(0, last, _PIECE_BYTES):
+        await send({"type": event["type"], "body": body[start : start + _PIECE_BYTES], "more_body": True})
+    await send({**event, "body": body[last:]} if last else event)
 
 
 def _seconds(header: bytes | None) -> float:

@@ -14,7 +14,7 @@ class Limits:
     """Bounds of the public listener; per bank unless it says otherwise.
 
     ``max_object_bytes`` is that of an update's message; everything else that a bank says fits ``max_call_bytes``.
-    ``objects_at_once`` bounds how many objects of all banks together are decoded and stored at a time.
+    ``objects_at_once`` bounds how many objects are sent to all banks together at a time; one is stored at a time.
     """
 
     max_object_bytes: int = 32 * MIB

@@ -17,6 +17,7 @@ from fedbank_server.doorbell import Doorbell
 from fedbank_server.gate import Admitted, App, PrivateGate, PublicGate
 from fedbank_server.limits import Limits
 from fedbank_server.listeners import Identity, QuietServer, private_server, public_server
+from fedbank_server.memory import return_large_blocks
 
 _LOG = logging.getLogger("fedbank.superlink")
 _TELL_EVERY_S, _MAX_TOLD = 60.0, 1000
@@ -60,6 +61,7 @@ def serve(
     if len(settings.token) < 32:
         raise RunError("Expected an operator's token of at least 32 characters, got a shorter one. Make a new one.")
     flower.check_flower()
+    return_large_blocks()
     # uvicorn has no setting for it: a connection that never says anything is dropped after this, not after a minute
     constants.SSL_HANDSHAKE_TIMEOUT = settings.limits.header_timeout_s
     os.environ["FLWR_HOME"] = str(settings.home)
@@ -99,7 +101,8 @@ class _SuperLink:
                 "move the file away: committed rounds are not in it, the campaign goes on."
             ) from None
         banks_bell, coordinator_bell = Doorbell(), Doorbell()
-        self._gate = PublicGate(app, settings.limits, banks_bell, coordinator_bell, self._refused, releases)
+        spool = settings.database.parent
+        self._gate = PublicGate(app, settings.limits, banks_bell, coordinator_bell, self._refused, spool, releases)
         private = PrivateGate(app, settings.token, banks_bell, coordinator_bell, pages)
         self._servers: tuple[QuietServer, ...] = (
             private_server(private, settings.private_port, identity),
