@@ -238,7 +238,7 @@ def _review(action: str, words: Sequence[str]) -> int:
         output = chosen.output or Path(f"{home.bank}-{chosen.draft.resolve().name}.signature.json")
         with _evidence(home) as evidence:
             _note(evidence, home, "change-signed", chosen.draft.resolve().name, found.change.sentence())
-        write_atomic(output, sign_draft(drafted.read(), home.bank, key))
+        write_atomic(output, sign_draft(found.draft, home.bank, key))
         say(f"Signed. Send {output} to the coordinator.")
     return EXIT_OK
 

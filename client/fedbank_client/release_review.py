@@ -17,13 +17,13 @@ from fedbank.evidence.log import EVIDENCE
 from fedbank.privacy.accounting import round_up
 from fedbank.privacy.budget import Budget
 from fedbank.privacy.ledger import LEDGER, Ledger
-from fedbank.release.change import Change, Moved, Published, Reseated, Trusted
+from fedbank.release.change import Change, Draft, Moved, Published, Reseated, Trusted
 from fedbank.release.contents import CHANNELS, Channel, Contents
 from fedbank.release.drafts import DraftFolder
 from fedbank.release.errors import ReleaseError
 from fedbank.release.inspection import Inspected, inspect
 from fedbank.release.manifest import Manifest
-from fedbank.release.offline import check_listed
+from fedbank.release.offline import check_listed, check_named
 from fedbank.release.trust import MAX_ROOT_BYTES, MAX_TARGETS_BYTES, read_metadata
 from fedbank.sealing.keys import PublicKey
 from fedbank_client.adoption import score_apart
@@ -46,8 +46,9 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """What a draft changes, and everything that was looked at."""
+    """What a draft changes, and everything that was looked at. ``draft``: as it was read then; sign this one."""
 
+    draft: Draft
     change: Change
     checks: Sequence[Check]
 
@@ -99,13 +100,16 @@ def review(
     elif isinstance(change, Moved):
         checks.append(_direction(change))
     elif isinstance(change, Published) and draft.targets is not None:
-        inspected = inspect(drafted.adapter(change))
-        check_listed(inspected, Contents.of(draft.targets.signed).releases[change.release])
+        adapter, listed = drafted.adapter(change), Contents.of(draft.targets.signed).releases[change.release]
+        inspected = inspect(adapter)
+        check_named(inspected, change.release)
+        check_listed(inspected, listed)
         checks.append(Check("files", True, f"{len(files)} files, as the metadata lists them, norm as said"))
         checks += _release_checks(home, inspected, policy)
         if evaluate:
-            checks += _scores(drafted.adapter(change), inspected.manifest, overrides, suite)
-    return Review(change, checks)
+            checks += _scores(adapter, inspected.manifest, overrides, suite)
+            check_listed(inspect(adapter), listed)  # what was scored was not exchanged for it
+    return Review(draft, change, checks)
 
 
 def _own_seat(change: Reseated, bank: str, own_key: PublicKey | None) -> Check:
@@ -169,7 +173,7 @@ def _privacy(home: ReleaseHome, manifest: Manifest) -> Iterator[Check]:
     steps = sum(charge.num_steps for charge in ours)
     same = all(f"{charge.noise_multiplier:.12g}" == f"{float(said[bank]['noise_multiplier']):.12g}" for charge in ours)
     yield Check(
-        "noise", same and steps <= int(said[bank]["steps"]), f"{steps} steps, at the noise that the release says"
+        "noise", same and steps <= float(said[bank]["steps"]), f"{steps} steps, at the noise that the release says"
     )
 
 
@@ -190,12 +194,13 @@ def _suite(found: Any, manifest: Manifest) -> Check:
     said = manifest.evaluation
     if found.suite != said["suite"]:
         return Check("suite", False, f"Expected the suite {said['suite'][:16]}, got {found.suite[:16]}")
-    apart = max(
-        abs(float(said[part][name]) - value)
+    apart = [
+        abs(float(said[part].get(name, "inf")) - value)
         for part, scores in (("base", found.base), ("adapter", found.adapter))
         for name, value in scores.items()
-    )
-    return Check("suite", apart <= _SLACK, f"scores differ by at most {apart:.2g} from those of the release")
+    ]
+    same = all(difference <= _SLACK for difference in apart)
+    return Check("suite", same, f"scores differ by at most {max(apart):.2g} from those of the release")
 
 
 def _entries(home: ReleaseHome) -> list[dict[str, Any]]:
