@@ -20,7 +20,7 @@ from fedbank.release.build import Scores
 from fedbank.release.contents import Channel
 from fedbank.release.errors import ReleaseError
 from fedbank.release.mirror import Mirror, View, copy_signatures
-from fedbank.release.offline import ADAPTER, SIGNATURES, Verified, verify_release
+from fedbank.release.offline import ADAPTER, SIGNATURES, Verified, check_named, verify_release
 from fedbank_client.evaluation import OFFLINE
 from fedbank_client.policy import ANY, Policy
 from fedbank_client.release_home import Adopted, ReleaseHome
@@ -81,7 +81,7 @@ class Adoption:
             if adopted is None or wanted is None or wanted not in self._home.stored():
                 known = ", ".join(self._home.stored()) or "none"
                 raise RunError(f"Expected a release that is here ({known}), got {wanted or 'none before this one'}.")
-            verify_release(self._home.of(wanted), self._home.pinned_root(), now)
+            self._verify(self._home.of(wanted), wanted, now)
             back = replace(adopted, release=wanted, previous=adopted.release, since=utc(now))
             self._note("release-rolled-back", wanted, f"from {adopted.release}, by this bank's operator")
             self._home.adopt(back)
@@ -95,12 +95,12 @@ class Adoption:
         shutil.rmtree(staging, ignore_errors=True)
         try:
             if folder.exists():  # adopted before, or a crash came before the pointer
-                verified = verify_release(folder, self._home.pinned_root(), now)
+                verified = self._verify(folder, named.release, now)
                 scores = self._try(folder, verified)
             else:
                 mirror.fetch(view, named.release, staging / ADAPTER)
                 copy_signatures(self._home.trust, staging / SIGNATURES)
-                verified = verify_release(staging, self._home.pinned_root(), now)
+                verified = self._verify(staging, named.release, now)
                 scores = self._try(staging, verified)
                 sync_folder(staging / SIGNATURES)
                 sync_folder(staging)
@@ -114,6 +114,11 @@ class Adoption:
         self._note("release-adopted", named.release, said)
         self._home.adopt(fresh)
         return Synced(fresh, True, f"Adopted {named.release}, {said}.", scores)
+
+    def _verify(self, folder: Path, release: str, now: datetime) -> Verified:
+        verified = verify_release(folder, self._home.pinned_root(), now)
+        check_named(verified.inspected, release)
+        return verified
 
     def _try(self, folder: Path, verified: Verified) -> Scores:
         """Policy, then a load in a process of its own, then this bank's own customers."""

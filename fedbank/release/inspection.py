@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedbank.release.contents import CARD, CONFIG, FILES, MANIFEST, MAX_BYTES, WEIGHTS
 from fedbank.release.errors import ReleaseError
 from fedbank.release.manifest import Manifest
 
 _MAX_HEADER_BYTES = 1 << 20
-_PIECE_BYTES = 1 << 22
+_PIECE_BYTES = 1 << 20
 _ITEM_BYTES: Mapping[str, int] = {"F32": 4, "F16": 2, "BF16": 2}
 
 
@@ -45,7 +46,7 @@ def inspect(folder: Path, *, max_norm: float | None = None) -> Inspected:
     manifest = Manifest.from_bytes(_read(folder / MANIFEST, MAX_BYTES[MANIFEST]))
     small = {name: _read(folder / name, MAX_BYTES[name]) for name in (CONFIG, CARD, MANIFEST)}
     _check_config(small[CONFIG], manifest)
-    with _open_plain(folder / WEIGHTS) as file:
+    with open_plain(folder / WEIGHTS) as file:
         weights, size = _check_weights(file, manifest, max_norm)
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in small.items()} | {WEIGHTS: weights}
     sizes = {name: len(content) for name, content in small.items()} | {WEIGHTS: size}
@@ -89,7 +90,7 @@ def _check_names(folder: Path) -> None:
             raise ReleaseError("files", f"Expected {name} to be a plain file, got a link, a folder or a device.")
 
 
-def _open_plain(path: Path) -> BinaryIO:
+def open_plain(path: Path) -> BinaryIO:
     """The file itself, never one that a link points to."""
     try:
         return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
@@ -98,7 +99,7 @@ def _open_plain(path: Path) -> BinaryIO:
 
 
 def _read(path: Path, most: int) -> bytes:
-    with _open_plain(path) as file:
+    with open_plain(path) as file:
         content = file.read(most + 1)
     if len(content) > most:
         raise ReleaseError("files", f"Expected at most {most} bytes in {path.name}, got more.")
@@ -163,6 +164,8 @@ def _check_header(content: bytes, manifest: Manifest) -> None:
         }
         if any(set(entry) != {"dtype", "shape", "data_offsets"} for entry in header.values()):
             raise ValueError("it has other fields")
+        if not all(type(size) is int for _, shape, *offsets in found.values() for size in (*shape, *offsets)):
+            raise TypeError("a size is no whole number")
         spans = sorted((begin, end) for _, _, begin, end in found.values())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ReleaseError(
@@ -197,13 +200,22 @@ def _pieces(file: BinaryIO, left: int) -> Iterator[bytes]:
 
 def _sum_of_squares(piece: bytes, dtype: str) -> float:
     """Of all values, which must be finite; pieces are cut between values (their size divides by 4)."""
+    total = 0.0
+    for values in _values(piece, dtype):
+        squares = float(np.dot(values, values))
+        if not np.isfinite(squares) and not np.isfinite(values).all():
+            raise ReleaseError("finite", "Expected finite weights, got NaN or infinity.")
+        total += squares
+    return total
+
+
+def _values(piece: bytes, dtype: str) -> Iterator[NDArray[np.float32]]:
+    """The values of ``piece``, in no order that counts."""
     if dtype == "F32":
-        values = np.frombuffer(piece, "<f4")
+        yield np.frombuffer(piece, "<f4")
     elif dtype == "F16":
-        values = np.frombuffer(piece, "<f2").astype(np.float32)
-    else:  # bfloat16 is the upper half of a float32
-        values = (np.frombuffer(piece, "<u2").astype(np.uint32) << 16).view(np.float32)
-    squares = float(np.dot(values, values))
-    if not np.isfinite(squares) and not np.isfinite(values).all():
-        raise ReleaseError("finite", "Expected finite weights, got NaN or infinity.")
-    return squares
+        yield np.frombuffer(piece, "<f2").astype(np.float32)
+    else:  # bfloat16 is the upper half of a float32; two lie in a word, which is five times as fast as one by one
+        words = np.frombuffer(piece + bytes(-len(piece) % 4), "<u4")
+        yield (words << np.uint32(16)).view(np.float32)
+        yield (words & np.uint32(0xFFFF0000)).view(np.float32)

@@ -4,10 +4,11 @@ Base model, adapter, training, privacy per bank, evaluation, lineage, licence. P
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 from fedbank.release.contents import check_id
@@ -17,6 +18,7 @@ from fedbank.sealing.canonical import canonical, read_canonical
 FORMAT = "fedbank-release/1"
 MAX_MANIFEST_BYTES = 1 << 20
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?")
 _DTYPES = ("F32", "F16", "BF16")
 _SECTIONS: Mapping[str, Mapping[str, type]] = {
     "base": {"name": str, "revision": str, "digest": str, "files": dict},
@@ -84,7 +86,7 @@ class Manifest:
                 raise ValueError(f"it is not of the format {FORMAT}")
             manifest = cls(**said)
             manifest._check()
-        except (ValueError, KeyError, TypeError, InvalidOperation) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ReleaseError(
                 "manifest", f"Expected the manifest of a release, got something else: {error!s:.200}."
             ) from error
@@ -107,6 +109,7 @@ class Manifest:
             _check_section(name, getattr(self, name), fields)
         _check_adapter(self.adapter)
         _digests([self.base["digest"], self.adapter["digest"], *self.base["files"].values()])
+        _digests([self.training["lock"], self.evaluation["suite"]])
         for bank, spent in self.privacy["banks"].items():
             if spent is not None and (
                 set(spent) != set(_PRIVACY) or not all(_number(spent[name]) for name in _PRIVACY)
@@ -136,7 +139,7 @@ def _check_adapter(adapter: Mapping[str, Any]) -> None:
     if not (_number(adapter["alpha"]) and _number(adapter["norm"])):
         raise ValueError("the adapter's alpha or norm is no number")
     for shape in adapter["tensors"].values():
-        if not (_are(shape, int) and len(shape) == 2 and all(0 < size < 1 << 24 for size in shape)):
+        if not (_are(shape, int) and len(shape) == 2 and all(0 < size <= 1 << 24 for size in shape)):
             raise ValueError("a tensor of the adapter has no shape of two sizes")
     if not (_are(adapter["target_modules"], str) and _are(adapter["layers"], int) and adapter["tensors"]):
         raise ValueError("the adapter's modules, layers or tensors are of another form")
@@ -147,7 +150,8 @@ def _are(values: object, kind: type) -> bool:
 
 
 def _number(text: object) -> bool:
-    return isinstance(text, str) and len(text) <= 40 and Decimal(text).is_finite()
+    short = isinstance(text, str) and len(text) <= 40 and _NUMBER.fullmatch(text)
+    return bool(short) and math.isfinite(float(str(text)))
 
 
 def _texts(**values: object) -> None:

@@ -83,9 +83,12 @@ class Mirror:
         Raises:
             ReleaseError: as ``look``.
         """
+        listed = view.contents.releases.get(release)
+        if listed is None:
+            raise ReleaseError("unlisted", f"Expected a release that the members signed, got {release}, unlisted.")
         folder.mkdir(parents=True)
         for name in FILES:
-            self._download(view.contents.releases[release][name], folder / name)
+            self._download(listed[name], folder / name)
         sync_folder(folder)
 
     def _view(self) -> View:

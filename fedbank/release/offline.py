@@ -13,7 +13,7 @@ from tuf.api.metadata import TargetFile
 
 from fedbank.release.contents import FILES, Contents
 from fedbank.release.errors import ReleaseError
-from fedbank.release.inspection import Inspected, inspect
+from fedbank.release.inspection import Inspected, inspect, open_plain
 from fedbank.release.signatories import Signatories
 from fedbank.release.trust import (
     MAX_ROOT_BYTES,
@@ -76,6 +76,14 @@ def check_listed(inspected: Inspected, listed: dict[str, TargetFile] | object) -
             )
 
 
+def check_named(inspected: Inspected, release: str) -> None:
+    """``ReleaseError`` unless the manifest is that of ``release``: one release has one name."""
+    if inspected.manifest.release != release:
+        raise ReleaseError(
+            "release-id", f"Expected the manifest of {release}, got that of {inspected.manifest.release}."
+        )
+
+
 def _roots(folder: Path) -> list[tuple[int, bytes]]:
     found = []
     for path in folder.glob("*.root.json"):
@@ -87,11 +95,5 @@ def _roots(folder: Path) -> list[tuple[int, bytes]]:
 
 
 def _read(path: Path, most: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            content = file.read(most + 1)
-    except OSError as error:
-        raise ReleaseError(
-            "files", f"Expected the signatures of a release in {path}, got: {error.strerror}."
-        ) from error
-    return content
+    with open_plain(path) as file:
+        return file.read(most + 1)
