@@ -4,6 +4,7 @@ Every check is a line with its figures. A bank signs only what passed all of the
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,7 +166,8 @@ def _privacy(home: ReleaseHome, manifest: Manifest) -> Iterator[Check]:
         yield Check("privacy", not ours, f"the release says that {bank} trained without privacy")
         return
     delta = float(said[bank]["delta"])
-    spent = round_up(Budget(None, None, delta).spent(charges, campaign).epsilon, 4)
+    epsilon = Budget(None, None, delta).spent(charges, campaign).epsilon
+    spent = round_up(epsilon, 4) if math.isfinite(epsilon) else epsilon
     claimed = float(said[bank]["epsilon"])
     yield Check(
         "privacy", 0 < spent <= claimed, f"the release says epsilon {claimed:g}, the ledger {spent:g}, at {delta:g}"
