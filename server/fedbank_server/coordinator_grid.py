@@ -108,26 +108,27 @@ class CoordinatorGrid(Grid):
             ids.append(original)
         return ids
 
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
         """The replies that are there; waits for a moment if none is. ``message_ids`` are those of ``push_messages``.
 
-        A reply is an error with Flower's code ``NODE_UNAVAILABLE`` if its bank was away for ``unreachable_after_s``,
-        and with ``NOT_OURS`` if it is not one record with one bytes value.
+        Each reply is fetched when it is taken, so that whoever is done with one before taking the next holds one at a
+        time. A reply is an error with Flower's code ``NODE_UNAVAILABLE`` if its bank was away for
+        ``unreachable_after_s``, and with ``NOT_OURS`` if it is not one record with one bytes value.
         """
         wanted = [message_id for message_id in message_ids if message_id in self._pending]
-        replies: list[Message] = []
+        wait_s = self._wait_s
         try:
-            replies.extend(self._ask_again(wanted))
+            for reply in self._ask_again(wanted):
+                wait_s = 0.0
+                yield reply
             waiting = {live for original in wanted for live in self._live(original)}
             waiting |= self._superfluous
-            for header, tree in self._line.pull(waiting, 0.0 if replies else self._wait_s) if wanted else ():
+            for header, tree in self._line.pull(waiting, wait_s) if wanted else ():
                 self._note(header, tree)
             for original in wanted:
-                if (reply := self._receive(original)) is not None:
-                    replies.append(reply)
+                yield from self._receive(original)
         except LostRunError:
             self._renew()
-        return replies
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Send messages and wait for their replies, ``timeout`` seconds at most."""
@@ -152,12 +153,11 @@ class CoordinatorGrid(Grid):
         if not (header.HasField("error") and header.error.code in _NOT_ANSWERED):
             pending.arriving[header.metadata.message_id] = tree
 
-    def _receive(self, original: str) -> Message | None:
+    def _receive(self, original: str) -> Iterator[Message]:
         """The reply to a message, if one of those announced is complete."""
-        if original not in self._pending:
-            return None
-        pending = self._pending[original]
-        for message_id, tree in list(pending.arriving.items()):
+        pending = self._pending.get(original)
+        for message_id, tree in list(pending.arriving.items()) if pending else ():
+            assert pending is not None
             try:
                 reply = flower.inflate(tree, self._line.pull_object, self._max_payload_bytes)
             except NotYetError:
@@ -170,8 +170,8 @@ class CoordinatorGrid(Grid):
             reply.metadata.__dict__["_reply_to_message_id"] = original
             self._forget(original)
             self._line.confirm(message_id)
-            return reply
-        return None
+            yield reply
+            return
 
     def _ask_again(self, wanted: Iterable[str]) -> Iterator[Message]:
         """Push anew what Flower no longer holds, and what a node was handed before it reported for duty again.

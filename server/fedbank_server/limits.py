@@ -14,7 +14,6 @@ class Limits:
     """Bounds of the public listener; per bank unless it says otherwise.
 
     ``max_object_bytes`` is that of an update's message; everything else that a bank says fits ``max_call_bytes``.
-    ``objects_at_once`` bounds how many objects are sent to all banks together at a time; one is stored at a time.
     """
 
     max_object_bytes: int = 32 * MIB
@@ -26,7 +25,6 @@ class Limits:
     requests_at_once: int = 8
     connections: int = 8
     connections_in_all: int = 1024
-    objects_at_once: int = 4
     wait_s: float = 20.0
 
     def body_bytes(self, *, is_object: bool) -> int:

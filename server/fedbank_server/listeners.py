@@ -14,7 +14,8 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fedbank.certificates import read_private
-from fedbank_server.gate import CERTIFICATE, App
+from fedbank_server.bodies import App
+from fedbank_server.gate import CERTIFICATE
 from fedbank_server.limits import Limits
 
 _KEEP_ALIVE_S = 75

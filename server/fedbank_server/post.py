@@ -49,7 +49,7 @@ class Post:
             del self._out[message_id]
         if not self._out:
             return
-        for reply in list(self._grid.pull_messages(list(self._out))):
+        for reply in self._grid.pull_messages(list(self._out)):
             asked = self._out.pop(reply.metadata.reply_to_message_id, None)
             if asked is not None:
                 yield asked, reply

@@ -13,8 +13,9 @@ from typing import Any
 
 from fedbank.errors import RunError
 from fedbank_server import flower_hooks as flower
+from fedbank_server.bodies import App, Objects
 from fedbank_server.doorbell import Doorbell
-from fedbank_server.gate import Admitted, App, PrivateGate, PublicGate
+from fedbank_server.gate import Admitted, PrivateGate, PublicGate
 from fedbank_server.limits import Limits
 from fedbank_server.listeners import Identity, QuietServer, private_server, public_server
 from fedbank_server.memory import return_large_blocks
@@ -101,9 +102,9 @@ class _SuperLink:
                 "move the file away: committed rounds are not in it, the campaign goes on."
             ) from None
         banks_bell, coordinator_bell = Doorbell(), Doorbell()
-        spool = settings.database.parent
-        self._gate = PublicGate(app, settings.limits, banks_bell, coordinator_bell, self._refused, spool, releases)
-        private = PrivateGate(app, settings.token, banks_bell, coordinator_bell, pages)
+        objects = Objects(settings.database.parent)
+        self._gate = PublicGate(app, settings.limits, banks_bell, coordinator_bell, self._refused, objects, releases)
+        private = PrivateGate(app, settings.token, banks_bell, coordinator_bell, pages, objects)
         self._servers: tuple[QuietServer, ...] = (
             private_server(private, settings.private_port, identity),
             public_server(self._gate, settings.public_host, settings.public_port, identity, settings.limits),

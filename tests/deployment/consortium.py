@@ -137,19 +137,24 @@ def exchange(
     grid: Any, payloads: dict[int, bytes], seconds: float = 60, message_type: str = "query.echo"
 ) -> dict[int, Any]:
     """Send every node its payload; the replies by node."""
-    from flwr.app import ConfigRecord, Message, RecordDict
-
-    messages = [
-        Message(RecordDict({"fedbank": ConfigRecord({"payload": payload})}), node, message_type)
-        for node, payload in payloads.items()
-    ]
-    waiting = dict(zip(grid.push_messages(messages), payloads, strict=True))
+    waiting = dict(zip(send(grid, payloads, message_type), payloads, strict=True))
     replies, deadline = {}, time.monotonic() + seconds
     while waiting:
         assert time.monotonic() < deadline, f"no reply from {waiting}"
         for reply in grid.pull_messages(list(waiting)):
             replies[waiting.pop(reply.metadata.reply_to_message_id)] = reply
     return replies
+
+
+def send(grid: Any, payloads: dict[int, bytes], message_type: str = "query.echo") -> list[str]:
+    """Send every node its payload; the messages' ids."""
+    from flwr.app import ConfigRecord, Message, RecordDict
+
+    messages = [
+        Message(RecordDict({"fedbank": ConfigRecord({"payload": payload})}), node, message_type)
+        for node, payload in payloads.items()
+    ]
+    return list(grid.push_messages(messages))
 
 
 def payload_of(reply: Any) -> bytes:

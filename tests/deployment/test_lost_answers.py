@@ -73,7 +73,7 @@ class LossyGrid:
     def pull_messages(self, message_ids: Any) -> Any:
         self.pulls_since = time.monotonic()
         try:
-            return self._grid.pull_messages(message_ids)
+            return list(self._grid.pull_messages(message_ids))
         finally:
             self.pulls_since = None
 
@@ -163,10 +163,10 @@ def test_a_reply_that_flower_takes_for_delivered_is_asked_for_again(
         content = RecordDict({"fedbank": ConfigRecord({"payload": b"who is there?"})})
         waiting = list(grid.push_messages([Message(content, grid.banks()["bank-1"], "query.enrol")]))
         wait_for(lambda: taken_for_delivered(members) == 1, 60, members.log_of("bank-1"))
-        assert not grid.pull_messages(waiting)
+        assert not list(grid.pull_messages(waiting))
         line.refuse()
         threading.Timer(1.0, line.accept).start()
-        answered_s = wait_for(lambda: bool(grid.pull_messages(waiting)), 45, members.log_of("bank-1"))
+        answered_s = wait_for(lambda: bool(list(grid.pull_messages(waiting))), 45, members.log_of("bank-1"))
     seen(f"a reply handed out and not forgotten: asked for again, there after {answered_s:.1f} s")
 
 

@@ -98,9 +98,11 @@ def test_a_run_that_flower_gave_up_goes_on_in_a_new_one(consortium: Consortium) 
 
         stopper = threading.Timer(0.5, stop_the_run)
         stopper.start()
-        replies = exchange(grid, dict.fromkeys(grid.banks().values(), b"2"), message_type="query.slow")
-        assert [payload_of(reply) for reply in replies.values()] == [b"2", b"2"]
+        replies = exchange(grid, dict.fromkeys(grid.banks().values(), b"3"), message_type="query.slow")
+        assert [payload_of(reply) for reply in replies.values()] == [b"3", b"3"]
         stopper.join()
+        replies = exchange(grid, dict.fromkeys(grid.banks().values(), b"and on"))  # were all there before it was ended
+        assert [payload_of(reply) for reply in replies.values()] == [b"and on"] * 2
         assert grid.run.run_id != first
 
 

@@ -7,6 +7,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
+from fedbank_server.bodies import Objects
 from fedbank_server.doorbell import Doorbell
 from fedbank_server.flower_hooks import FLEET_HTTP_PUBLIC_KEY_HEADER, PushObjectRequest
 from fedbank_server.gate import CERTIFICATE, Admitted, PublicGate
@@ -33,7 +34,7 @@ def test_updates_that_arrive_together_are_stored_one_after_another_and_wait_on_d
         await send({"type": "http.response.body", "body": b""})
 
     async def story() -> list[int]:
-        gate = PublicGate(flower, Limits(), Doorbell(), Doorbell(), lambda *refusal: None, spool=tmp_path)
+        gate = PublicGate(flower, Limits(), Doorbell(), Doorbell(), lambda *refusal: None, Objects(tmp_path))
         gate.members = {f"certificate {number}": Admitted(f"bank{number}", b"its key") for number in range(BANKS)}
         return await asyncio.gather(*(push(gate, f"certificate {number}", waiting) for number in range(BANKS)))
 
