@@ -21,7 +21,6 @@ from fedbank.release.contents import Channel
 from fedbank.release.errors import ReleaseError
 from fedbank.release.mirror import Mirror, View, copy_signatures
 from fedbank.release.offline import ADAPTER, SIGNATURES, Verified, check_named, verify_release
-from fedbank_client.evaluation import OFFLINE
 from fedbank_client.policy import ANY, Policy
 from fedbank_client.release_home import Adopted, ReleaseHome
 
@@ -157,6 +156,8 @@ def score_apart(adapter: Path, overrides: Sequence[str], *words: str) -> Scores:
     Raises:
         ReleaseError: it failed, crashed or took too long.
     """
+    from fedbank_client.evaluation import OFFLINE  # late: it brings Hydra, which a sync without news does without
+
     command = [sys.executable, "-m", "fedbank.cli", "evaluate", str(adapter), OFFLINE, "--json", *words, *overrides]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS_TO_SCORE)

@@ -7,9 +7,6 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from fedbank.cli import EXIT_OK, EXIT_USER_ERROR, dispatch
 from fedbank.command_line import add_folder, add_json, now, print_json, say
 from fedbank.durable import write_atomic
@@ -154,6 +151,9 @@ def releases_command(words: Sequence[str]) -> int:
             }
         )
         return EXIT_OK
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(title="Releases here")
     for column in ("release", "", "folder that PEFT loads"):
         table.add_column(column, overflow="fold")

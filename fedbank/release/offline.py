@@ -59,6 +59,18 @@ def verify_release(folder: Path, root: bytes, now: datetime, *, max_norm: float 
     return Verified(inspected, names, signatories.threshold, newest.signed.version, until)
 
 
+def own_root(folder: Path) -> bytes:
+    """The first root that the release in ``folder`` carries itself: good against damage, not against forgery.
+
+    Raises:
+        ReleaseError: it carries none.
+    """
+    found = _roots(folder / SIGNATURES)
+    if not found:
+        raise ReleaseError("files", f"Expected the signatures of a release in {folder / SIGNATURES}, got no root.")
+    return found[0][1]
+
+
 def check_listed(inspected: Inspected, listed: dict[str, TargetFile] | object) -> None:
     """``ReleaseError`` unless every file is the one that is ``listed``."""
     files = dict(listed) if isinstance(listed, dict) else {}
