@@ -1,6 +1,7 @@
 """How a bank fetches from the coordinator's repository: HTTPS with its own certificate, bounded in time.
 
-How many bytes are read is bounded by who asks (``tuf.ngclient``): it stops at the length that was signed.
+How many bytes are read is bounded by who asks (``tuf.ngclient``): it stops at the length that was signed. What leaves is
+a GET without a body: the name of a file, the address, and that no compressed answer is wanted.
 """
 
 import ssl
@@ -21,7 +22,11 @@ class RepositoryFetcher(FetcherInterface):
     """``context`` carries the bank's certificate; the first of ``addresses`` (HOST:PORT) that answers is asked."""
 
     def __init__(self, context: ssl.SSLContext, addresses: tuple[str, ...]) -> None:
-        self._client = httpx.Client(verify=context, timeout=httpx.Timeout(_READ_S, connect=_CONNECT_S), http2=False)
+        timeout = httpx.Timeout(_READ_S, connect=_CONNECT_S)
+        self._client = httpx.Client(verify=context, timeout=timeout, http2=False, trust_env=False)
+        for name in ("accept", "connection", "user-agent"):
+            del self._client.headers[name]
+        self._client.headers["accept-encoding"] = "identity"
         self._addresses = addresses
 
     @property
@@ -51,10 +56,10 @@ class RepositoryFetcher(FetcherInterface):
 
 
 def _pieces(answer: httpx.Response, path: str) -> Iterator[bytes]:
-    """The body as it comes; one that only drips is given up."""
+    """The body as it comes, never unpacked; one that only drips is given up."""
     began, size = time.monotonic(), 0
     try:
-        for piece in answer.iter_bytes():
+        for piece in answer.iter_raw():
             size += len(piece)
             if time.monotonic() - began > _GRACE_S + size / _LEAST_BYTES_PER_S:
                 raise DownloadError(f"{path} came slower than {_LEAST_BYTES_PER_S} bytes a second")
