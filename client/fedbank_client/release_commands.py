@@ -244,7 +244,7 @@ def _review(action: str, words: Sequence[str]) -> int:
 
 
 def _refresh(home: Home, releases: ReleaseHome) -> None:
-    """Fetch the newest metadata before a change is compared with it; offline, what was seen last counts."""
+    """Fetch the newest metadata before a change is compared with it; otherwise what was verified last counts."""
     if not releases.root.exists() or not home.joined:
         return
     from fedbank.release.mirror import Mirror
@@ -254,10 +254,8 @@ def _refresh(home: Home, releases: ReleaseHome) -> None:
     try:
         with releases.exclusive():
             Mirror(releases.trust, releases.pinned_root(), fetcher, fetcher.url).look()
-    except ReleaseError as error:
-        if error.check != "unreachable":
-            raise
-        sys.stderr.write("The coordinator is not reachable: compared with what was seen last.\n")
+    except ReleaseError as error:  # the banks must be able to sign their way out of a repository that is broken
+        sys.stderr.write(f"{error}\nCompared with what this bank verified last.\n")
     finally:
         fetcher.close()
 

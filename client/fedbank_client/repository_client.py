@@ -1,7 +1,7 @@
 """How a bank fetches from the coordinator's repository: HTTPS with its own certificate, bounded in time.
 
-How many bytes are read is bounded by who asks (``tuf.ngclient``): it stops at the length that was signed. What leaves is
-a GET without a body: the name of a file, the address, and that no compressed answer is wanted.
+How many bytes are read is bounded by who asks (``tuf.ngclient``): it stops at the length that was signed. What
+leaves is a GET without a body: the name of a file, the address, and that no compressed answer is wanted.
 """
 
 import ssl

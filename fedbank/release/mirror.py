@@ -33,6 +33,12 @@ _REASONS: tuple[tuple[type[Exception], str, str], ...] = (
     (exceptions.UnsignedMetadataError, "signatures", "Expected metadata that enough signatories signed, got another"),
     (exceptions.LengthOrHashMismatchError, "hash", "Expected the bytes that the members signed, got others"),
     (exceptions.DownloadLengthMismatchError, "length", "Expected no more bytes than the members signed, got more"),
+    (
+        exceptions.DownloadHTTPError,
+        "unreachable",
+        "Expected a file of the repository, got an answer without it (404: nothing is published yet, or it is "
+        "withheld; 403: this bank is no active member; 429: it asked too often)",
+    ),
     (exceptions.DownloadError, "unreachable", "Expected an answer of the repository, got none"),
     (exceptions.RepositoryError, "metadata", "Expected TUF metadata, got something else"),
 )

@@ -32,7 +32,7 @@ from fedbank.release.inspection import inspect
 from fedbank.release.manifest import Manifest
 from fedbank.release.repository import SIGNED_LIFE
 from fedbank.release.signatories import Signatories
-from fedbank.sealing.keys import PublicKey, SigningKey
+from fedbank.sealing.keys import PublicKey
 from fedbank_server.release_files import ReleaseFiles
 
 
@@ -67,10 +67,9 @@ def draft_signatories(
         if threshold is None:
             same = before is not None and before.banks.keys() == banks.keys()
             threshold = before.threshold if before is not None and same else len(banks) // 2 + 1
-        if new_online:
-            SigningKey.generate().save(files.online_key)
+        online = files.make_next_online() if new_online else files.load_online()
         version = (now_trusted.root.version if now_trusted.root else 0) + 1
-        after = Signatories(consortium, banks, threshold, files.load_online().public)
+        after = Signatories(consortium, banks, threshold, online.public)
         expires = _until(now)
         again = anew(now_trusted.targets, expires)
         draft = Draft(Metadata(after.root(version, expires)), Metadata(again) if again else None)
@@ -189,7 +188,10 @@ def publish(folder: Path, drafted: DraftFolder, now: datetime) -> Change:
                 f"Expected signatures of {state.threshold} banks, got {len(state.signed)} "
                 f"({', '.join(state.signed) or 'none'}). Nothing was published.",
             )
-        files.repository.publish(draft, new, files.load_online(), now)
+        root = draft.root.signed if draft.root is not None else trusted.root
+        files.repository.publish(draft, new, files.online_for(root), now)
+        if root is not None:
+            files.settle_online(root)
         shutil.rmtree(drafted.folder, ignore_errors=True)
         return change
 

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import pytest
 from release_world import World
 
+from fedbank.release.errors import ReleaseError
 from fedbank.release.mirror import copy_signatures
 from fedbank.release.offline import verify_release
 
@@ -19,3 +21,9 @@ def test_a_release_travels_from_proposal_to_a_verified_folder(tmp_path: Path) ->
     copy_signatures(tmp_path / "bank1" / "trust", folder / "signatures")
     verified = verify_release(folder, world.pinned, world.now)
     assert verified.signed_by == ["bank2", "bank3"] and verified.threshold == 2
+
+
+def test_before_anything_is_published_the_answer_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ReleaseError, match="404: nothing is published yet, or it is withheld") as refused:
+        World(tmp_path).mirror().look()
+    assert refused.value.check == "unreachable"
