@@ -306,6 +306,7 @@ def folders() -> list[Vector]:
         ("weights-with-a-gap", "weights", weights(b={"data_offsets": [12, 20]})),
         ("weights-that-overlap", "weights", weights(b={"data_offsets": [0, 8]})),
         ("weights-with-floating-sizes", "weights", weights(a={"shape": [1.0, 2.0]})),
+        ("weights-of-other-sizes", "weights", weights(a={"data_offsets": [0, 4]}, b={"data_offsets": [4, 16]})),
         ("weights-longer", "weights", weights((1, 2, 2, 4, 0))),
         ("weights-shorter", "weights", weights((1, 2, 2))),
         ("weights-of-a-zip", "weights", b"PK\x03\x04".ljust(64, b"\0").hex()),
