@@ -17,6 +17,7 @@ from fedbank.release.contents import CARD, CONFIG, MANIFEST, WEIGHTS
 from fedbank.release.errors import ReleaseError
 from fedbank.release.inspection import adapter_config, inspect
 from fedbank.release.manifest import MAX_MANIFEST_BYTES, Manifest, decimal_text
+from fedbank.release.tensors import written
 
 ACCOUNTANT = "dp_accounting PLD"
 
@@ -56,7 +57,7 @@ def adapter_fields(weights: bytes, shapes: Mapping[str, tuple[int, ...]], about:
     start = 8 + int.from_bytes(weights[:8], "little")
     values = np.frombuffer(weights[start:], "<f4").astype(np.float64)
     norm = float(np.sqrt(np.dot(values, values)))
-    tensors = {name: list(shape) for name, shape in shapes.items()}
+    tensors = written(shapes, about["layers"])
     return {**about, "dtype": "F32", "tensors": tensors, "norm": decimal_text(float(f"{norm:.9g}"))}
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from fedbank.release.contents import check_id
 from fedbank.release.errors import ReleaseError
+from fedbank.release.tensors import expanded
 from fedbank.sealing.canonical import canonical, read_canonical
 
 FORMAT = "fedbank-release/1"
@@ -52,8 +53,8 @@ _PRIVACY = ("epsilon", "delta", "noise_multiplier", "clip_norm", "sampling_prob"
 class Manifest:
     """The parsed manifest: sections as they are written, every one of the agreed form.
 
-    ``tensors`` of the adapter: shape by name. ``banks`` of privacy: numbers by bank, ``None``: trained without.
-    ``scores``: decimal texts by name.
+    ``tensors`` of the adapter: shape by name, as ``tensors.written`` shortens it. ``banks`` of privacy: numbers by bank,
+    ``None``: trained without. ``scores``: decimal texts by name.
     """
 
     release: str
@@ -94,7 +95,7 @@ class Manifest:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every tensor by name."""
-        return {name: tuple(shape) for name, shape in self.adapter["tensors"].items()}
+        return expanded(self.adapter["tensors"], self.adapter["layers"])
 
     def digest(self) -> str:
         """SHA-256 of the file."""
@@ -143,6 +144,8 @@ def _check_adapter(adapter: Mapping[str, Any]) -> None:
             raise ValueError("a tensor of the adapter has no shape of two sizes")
     if not (_are(adapter["target_modules"], str) and _are(adapter["layers"], int) and adapter["tensors"]):
         raise ValueError("the adapter's modules, layers or tensors are of another form")
+    if not expanded(adapter["tensors"], adapter["layers"]):
+        raise ValueError("the adapter has no tensors")
 
 
 def _are(values: object, kind: type) -> bool:
