@@ -53,7 +53,7 @@ _PRIVACY = ("epsilon", "delta", "noise_multiplier", "clip_norm", "sampling_prob"
 class Manifest:
     """The parsed manifest: sections as they are written, every one of the agreed form.
 
-    ``tensors`` of the adapter: shape by name, as ``tensors.written`` shortens it. ``banks`` of privacy: numbers by bank,
+    ``tensors`` of the adapter: shape by name, shortened by ``tensors.written``. ``banks`` of privacy: numbers by bank,
     ``None``: trained without. ``scores``: decimal texts by name.
     """
 
