@@ -32,6 +32,7 @@ class Repository:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.metadata, self.targets = folder, folder / "metadata", folder / "targets"
+        self.committed = folder / "committed"
 
     def root(self) -> Metadata[Root] | None:
         """The newest root, followed from the first; ``None`` before the first."""
@@ -56,11 +57,13 @@ class Repository:
     def publish(self, draft: Draft, files: Mapping[str, Path], online: SigningKey, now: datetime) -> None:
         """Put a change that enough banks signed in place, with its new files by target path.
 
-        Killed at any moment, the repository serves what it served before, or the change; the same call completes it.
+        Killed before ``committed`` is there, nothing has changed; from then on the change counts here, and whatever
+        writes next (``renew``, which the server does by itself) hands it out.
 
         Raises:
             ReleaseError: too few signatures; nothing was changed.
         """
+        self._hand_out()
         before = self.root()
         if not is_complete(draft, before.signed if before else None):
             raise ReleaseError("signatures", "Expected a change that enough banks signed, got one that too few signed.")
@@ -68,18 +71,25 @@ class Repository:
             for path, source in files.items():
                 listed = draft.targets.signed.targets[path]
                 _copy(source, self.path_of(listed), listed)
-        for part in reversed(draft.parts()):  # nothing refers to the targets before the root is there
-            write_atomic(self.metadata / f"{part.signed.version}.{part.signed.type}.json", part.to_bytes(_SERIALIZER))
+        self._commit(draft)
         self.renew(online, now)
         self._forget_old()
 
+    def holds(self, draft: Draft) -> bool:
+        """Whether everything in ``draft`` counts already."""
+        found = (self.root(), self.current())
+        return all(any(part.signed == other.signed for other in found if other is not None) for part in draft.parts())
+
     def renew(self, online: SigningKey, now: datetime) -> None:
-        """Say anew, for another day, what is newest. Does nothing before the first targets."""
+        """Hand out what is committed, and say anew, for another day, what is newest, once there are targets."""
+        self._hand_out()
         newest = self._newest(Targets.type)
-        if newest is None:
-            return
-        version = _version(newest)
-        snapshot = self._snapshot(version, online, now)
+        if newest is not None:
+            self._announce(_version(newest), online, now)
+        shutil.rmtree(self.committed, ignore_errors=True)
+
+    def _announce(self, targets: int, online: SigningKey, now: datetime) -> None:
+        snapshot = self._snapshot(targets, online, now)
         path = self.metadata / "timestamp.json"
         last = read_metadata(path.read_bytes(), Timestamp, MAX_ROOT_BYTES).signed.version if path.exists() else 0
         meta = MetaFile(version=snapshot)
@@ -87,12 +97,29 @@ class Repository:
         self._write(path, Metadata(said), online)
 
     def renew_due(self, now: datetime) -> bool:
-        """Whether half of the timestamp's life is over."""
+        """Whether half of the timestamp's life is over, or a change was committed and not handed out."""
         path = self.metadata / "timestamp.json"
+        if self.committed.exists():
+            return True
         if not path.exists():
             return self._newest(Targets.type) is not None
         expires = read_metadata(path.read_bytes(), Timestamp, MAX_ROOT_BYTES).signed.expires
         return expires - now < TIMESTAMP_LIFE / 2
+
+    def _commit(self, draft: Draft) -> None:
+        """All of the draft at once: a root whose targets are lost, or the reverse, would leave nothing valid."""
+        building = self.folder / ".committed"
+        shutil.rmtree(building, ignore_errors=True)
+        for part in draft.parts():
+            write_atomic(building / f"{part.signed.version}.{part.signed.type}.json", part.to_bytes(_SERIALIZER))
+        shutil.rmtree(self.committed, ignore_errors=True)
+        building.rename(self.committed)
+        sync_folder(self.folder)
+
+    def _hand_out(self) -> None:
+        """Where members fetch it; nothing refers to the targets before the root is there."""
+        for path in sorted(self.committed.glob("*.json"), key=lambda path: path.name.endswith(".root.json")):
+            write_atomic(self.metadata / path.name, path.read_bytes())
 
     def _snapshot(self, targets: int, online: SigningKey, now: datetime) -> int:
         """The version of a snapshot that names ``targets`` and lives long enough: the newest one, or one more."""
@@ -115,7 +142,10 @@ class Repository:
         write_atomic(path, metadata.to_bytes(_SERIALIZER))
 
     def _versions(self, kind: str) -> list[Path]:
-        return sorted(self.metadata.glob(f"*.{kind}.json"), key=_version)
+        found = {
+            path.name: path for folder in (self.metadata, self.committed) for path in folder.glob(f"*.{kind}.json")
+        }
+        return sorted(found.values(), key=_version)
 
     def _newest(self, kind: str) -> Path | None:
         return next(reversed(self._versions(kind)), None)

@@ -33,6 +33,7 @@ from fedbank_server.releases import (
     draft_signatories,
     draft_state,
     earlier_release,
+    open_drafts,
     publish,
 )
 
@@ -180,7 +181,7 @@ def list_command(words: Sequence[str]) -> int:
     now_trusted = files.trusted()
     signatories = Signatories.of(now_trusted.root) if now_trusted.root else None
     releases = sorted(Contents.of(now_trusted.targets).releases) if now_trusted.targets else []
-    drafts = {path.name: draft_state(folder, DraftFolder(path)) for path in sorted(files.drafts.glob("[!.]*"))}
+    drafts, overtaken = open_drafts(folder)
     if chosen.json:
         print_json(
             {
@@ -192,6 +193,7 @@ def list_command(words: Sequence[str]) -> int:
                     name: {"change": state.change.sentence(), "signed": list(state.signed), "complete": state.complete}
                     for name, state in drafts.items()
                 },
+                "overtaken": list(overtaken),
             }
         )
         return EXIT_OK
@@ -213,6 +215,8 @@ def list_command(words: Sequence[str]) -> int:
             f"Draft {name}: {state.change.sentence()}; signed by {', '.join(state.signed) or 'nobody'}, needs "
             f"{state.threshold}."
         )
+    for name in overtaken:
+        say(f"Draft {name}: another change came first. Propose it again, or delete {files.drafts / name}.")
     return EXIT_OK
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import NoReturn
 
 from tuf.api.metadata import Metadata, TargetFile
 
@@ -163,6 +164,19 @@ def draft_state(folder: Path, drafted: DraftFolder) -> DraftState:
     return DraftState(change, signed_by(draft, now.root), Signatories.of(judge).threshold, is_complete(draft, now.root))
 
 
+def open_drafts(folder: Path) -> tuple[Mapping[str, DraftState], Sequence[str]]:
+    """Every draft that follows what counts now, and the names of those that another change has overtaken."""
+    states, overtaken = dict[str, DraftState](), []
+    for path in sorted(ReleaseFiles(folder).drafts.glob("[!.]*")):
+        try:
+            states[path.name] = draft_state(folder, DraftFolder(path))
+        except ReleaseError as error:
+            if error.check != "version":
+                raise
+            overtaken.append(path.name)
+    return states, overtaken
+
+
 def collect(drafted: DraftFolder, signatures: Sequence[bytes]) -> None:
     """Put banks' signature files into the draft; ``ReleaseError`` if one is none."""
     for content in signatures:
@@ -179,6 +193,8 @@ def publish(folder: Path, drafted: DraftFolder, now: datetime) -> Change:
     files = ReleaseFiles(folder)
     with locked(folder):
         trusted, draft = files.trusted(), drafted.read()
+        if files.repository.holds(draft):
+            return _complete(files, drafted, now)
         change = drafted.change(trusted, draft)
         new = drafted.new_files(change)
         if not is_complete(draft, trusted.root):
@@ -202,6 +218,17 @@ def renew_if_due(folder: Path, now: datetime) -> None:
     if files.repository.renew_due(now):
         with locked(folder):
             files.repository.renew(files.load_online(), now)
+
+
+def _complete(files: ReleaseFiles, drafted: DraftFolder, now: datetime) -> NoReturn:
+    """What a publication that was cut off had left to do."""
+    files.repository.renew(files.load_online(), now)
+    root = files.repository.root()
+    if root is not None:
+        files.settle_online(root.signed)
+    shutil.rmtree(drafted.folder, ignore_errors=True)
+    name = drafted.folder.name
+    raise ReleaseError("version", f"Expected an open draft, got {name}, which is published. Nothing is left to do.")
 
 
 def _with_signatories(files: ReleaseFiles) -> Trusted:

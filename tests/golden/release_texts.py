@@ -98,6 +98,8 @@ def weights(values: tuple[float, ...] = (1, 2, 2, 4), **header: Any) -> str:
         B: {"dtype": "F32", "shape": [2, 1], "data_offsets": [8, 16]} | header.get("b", {}),
     } | header.get("more", {})
     said = written(entries).encode()
+    if "twice" in header:
+        said = said[:-1] + b"," + written({A: entries[A]})[1:].encode()
     return (len(said).to_bytes(8, "little") + said + struct.pack(f"<{len(values)}f", *values)).hex()
 
 

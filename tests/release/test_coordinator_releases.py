@@ -22,6 +22,7 @@ from fedbank_server.releases import (
     draft_signatories,
     draft_state,
     earlier_release,
+    open_drafts,
     publish,
     renew_if_due,
 )
@@ -82,6 +83,9 @@ def test_a_draft_that_was_overtaken_is_not_published(coordinator: Coordinator) -
     with pytest.raises(ReleaseError, match="If another change came first, ask the coordinator to propose this one"):
         coordinator.publish(first, "bank-a", "bank-b")
     assert coordinator.releases == ["spring-2"]
+    third = coordinator.release("spring-3")
+    states, overtaken = open_drafts(coordinator.folder)
+    assert (list(states), overtaken) == ([third.folder.name], [first.folder.name])
 
 
 @pytest.mark.parametrize("bank", ["bank-c", "bank-z"])
@@ -96,6 +100,15 @@ def test_a_bank_joins_whatever_its_name_is(coordinator: Coordinator, bank: str) 
     assert root is not None and sorted(Signatories.of(root).banks) == sorted(["bank-a", "bank-b", "bank-m", bank])
     coordinator.publish(coordinator.release("spring-2"), "bank-a", "bank-m", bank)
     assert coordinator.releases == ["spring-1", "spring-2"]
+
+
+@pytest.mark.parametrize("threshold", [1, 3])
+def test_both_thresholds_count_before_there_is_any_release_too(coordinator: Coordinator, threshold: int) -> None:
+    drafted = draft_signatories(coordinator.folder, "alliance", NOW, add={}, remove=(), threshold=threshold)
+    few, enough = (("bank-a",), ("bank-b",)) if threshold == 1 else (("bank-a", "bank-b"), ("bank-m",))
+    with pytest.raises(ReleaseError, match="Nothing was published"):
+        coordinator.publish(drafted, *few)
+    assert coordinator.publish(drafted, *enough) == f"ask for {threshold} signatures instead of 2"
 
 
 def test_a_bank_that_left_signs_nothing_more(coordinator: Coordinator) -> None:

@@ -14,6 +14,7 @@ from fedbank.cli import main
 from fedbank.release.errors import ReleaseError
 from fedbank.release.mirror import copy_signatures
 from fedbank.release.offline import verify_release
+from fedbank.release.trust import MAX_ROOT_BYTES
 from fedbank.sealing.keys import SigningKey
 
 Attack = Callable[[World, Path], None]
@@ -61,6 +62,12 @@ def a_root_of_strangers(world: World, folder: Path) -> None:
 def a_root_without_end(world: World, folder: Path) -> None:
     with (folder / "signatures" / "2.root.json").open("r+b") as file:
         file.truncate(1 << 40)
+
+
+def a_root_with_blanks_behind(world: World, folder: Path) -> None:
+    """The signatures are good: they cover no blanks."""
+    with (folder / "signatures" / "2.root.json").open("ab") as file:
+        file.write(b" " * MAX_ROOT_BYTES)
 
 
 def a_root_that_is_a_pipe(world: World, folder: Path) -> None:
@@ -125,6 +132,7 @@ REFUSED: list[tuple[Attack, str]] = [
     (a_root_left_out, "version"),
     (a_root_of_strangers, "signatures"),
     (a_root_without_end, "metadata"),
+    (a_root_with_blanks_behind, "metadata"),
     (a_root_that_is_a_pipe, "metadata"),
     (a_root_that_is_a_link, "files"),
     (a_root_without_number, "files"),
