@@ -103,8 +103,16 @@ def manifests() -> list[Vector]:
         ("number-with-spaces", "manifest", '"epsilon":"7.31"', '"epsilon":" 7.31 "'),
         ("dtype-another", "manifest", '"dtype":"F32"', '"dtype":"F64"'),
     ]
+    every, seventh = "x.layers.*.q_proj.", "x.layers.7.q_proj."
+    once = ("base_model.model.l.q_proj.", every), ('"layers":[0]', '"layers":[0,7]')
+    shapes = {
+        f"x.layers.{n}.q_proj.lora_{half}.weight": s for n in (0, 7) for half, s in (("A", [1, 2]), ("B", [2, 1]))
+    }
     return [
-        accepted("read", MANIFEST, release="spring-1", digest=sha(MANIFEST), tensors={A: [1, 2], B: [2, 1]}),
+        accepted("read", MANIFEST, release="spring-1", digest=sha(MANIFEST), shapes={A: [1, 2], B: [2, 1]}),
+        edited("read-layers-written-once", None, "read", *once, read={"shapes": shapes}),
+        edited("layers-twice", "manifest", "read", *once, ("[0,7]", "[0,0]")),
+        edited("tensor-twice", "manifest", "read", *once, ("[2,1]}", f'[2,1],"{seventh}lora_A.weight":[1,2]}}')),
         edited("read-with-parent", None, "read", ('"parent":null', '"parent":"winter.2"')),
         edited("read-shape-of-2^24", None, "read", ("[1,2]", f"[1,{2**24}]")),
         *(edited(name, check, "read", (find, replace)) for name, check, find, replace in refused),
