@@ -237,7 +237,7 @@ def _review(action: str, words: Sequence[str]) -> int:
     if key is not None:
         output = chosen.output or Path(f"{home.bank}-{chosen.draft.resolve().name}.signature.json")
         with _evidence(home) as evidence:
-            _note(evidence, home, "change-signed", chosen.draft.resolve().name, found.change.sentence())
+            _note(evidence, home, "change-signed", found.change.about, found.change.sentence())
         write_atomic(output, sign_draft(found.draft, home.bank, key))
         say(f"Signed. Send {output} to the coordinator.")
     return EXIT_OK

@@ -21,6 +21,11 @@ class Published:
 
     release: str
 
+    @property
+    def about(self) -> str:
+        """What evidence names."""
+        return self.release
+
     def sentence(self) -> str:
         """For a person."""
         return f"publish the release {self.release}"
@@ -34,6 +39,11 @@ class Moved:
     before: Channel | None
     after: Channel
 
+    @property
+    def about(self) -> str:
+        """What evidence names."""
+        return self.after.release
+
     def sentence(self) -> str:
         """For a person."""
         was = f" instead of {self.before.release}" if self.before else ""
@@ -46,6 +56,11 @@ class Reseated:
 
     before: Signatories | None
     after: Signatories
+
+    @property
+    def about(self) -> str:
+        """What evidence names."""
+        return "signatories"
 
     def sentence(self) -> str:
         """For a person."""

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,12 +18,14 @@ from fedbank.errors import RunError
 from fedbank.membership.folders import read_document
 from fedbank.model.folder import tiny_folder
 from fedbank.release.build import Scores
+from fedbank.release.change import Change
 from fedbank.release.contents import CHANNELS, CONFIG, Contents
 from fedbank.release.drafts import DraftFolder
 from fedbank.release.keys import read_release_key
 from fedbank.release.signatories import Signatories
+from fedbank.sealing.keys import SigningKey
 from fedbank_server.campaign_folder import CampaignFolder, current_campaign
-from fedbank_server.consortium import find_folder, read_consortium
+from fedbank_server.consortium import Files, find_folder, note, read_consortium
 from fedbank_server.members import active_members
 from fedbank_server.release_files import ReleaseFiles
 from fedbank_server.release_of_campaign import Particulars, build_release
@@ -163,7 +166,7 @@ def publish_command(words: Sequence[str]) -> int:
     folder = find_folder(chosen.dir)
     drafted = _draft(folder, chosen.draft)
     collect(drafted, [read_document(path) for path in chosen.signatures])
-    change = publish(folder, drafted, now())
+    change = publish(folder, drafted, now(), partial(_note_published, folder))
     say(f"Published: {change.sentence()}. Members take it at their next sync.")
     return EXIT_OK
 
@@ -239,6 +242,12 @@ def _draft(folder: Path, name: str) -> DraftFolder:
     if not path.is_dir():
         raise RunError(f"Expected an open draft, got {name!r:.80}. See: fedbank server release list")
     return DraftFolder(path)
+
+
+def _note_published(folder: Path, change: Change, signed: Sequence[str]) -> None:
+    files, name = Files(folder), read_consortium(folder).name
+    key = SigningKey.load(files.coordinator_key)
+    note(files, name, key, "change-published", change.about, f"{change.sentence()}; signed by {', '.join(signed)}")
 
 
 def _say_drafted(folder: Path, drafted: DraftFolder) -> int:

@@ -5,7 +5,7 @@ newest and for how long; whoever steals it can withhold news for a day, and noth
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -184,8 +184,13 @@ def collect(drafted: DraftFolder, signatures: Sequence[bytes]) -> None:
             write_atomic(drafted.folder / "signatures" / f"{signature.keyid}.json", content)
 
 
-def publish(folder: Path, drafted: DraftFolder, now: datetime) -> Change:
-    """Publish a draft that enough banks signed.
+def publish(
+    folder: Path,
+    drafted: DraftFolder,
+    now: datetime,
+    note: Callable[[Change, Sequence[str]], None] = lambda change, signed: None,
+) -> Change:
+    """Publish a draft that enough banks signed. ``note`` gets the change and who signed it, before it is done.
 
     Raises:
         ReleaseError: too few did, or it does not follow what counts now; nothing was published.
@@ -204,6 +209,7 @@ def publish(folder: Path, drafted: DraftFolder, now: datetime) -> Change:
                 f"Expected signatures of {state.threshold} banks, got {len(state.signed)} "
                 f"({', '.join(state.signed) or 'none'}). Nothing was published.",
             )
+        note(change, signed_by(draft, trusted.root))
         root = draft.root.signed if draft.root is not None else trusted.root
         files.repository.publish(draft, new, files.online_for(root), now)
         if root is not None:

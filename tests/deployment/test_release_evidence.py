@@ -1,0 +1,48 @@
+"""What a bank signed and what the coordinator published is in the evidence of both."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from fedbank.evidence.files import read_entry_lines
+from fedbank.evidence.log import EVIDENCE
+from fedbank.membership.documents import Invitation
+from fedbank_client.cli import client_command
+from fedbank_client.enrolment import enrol, join
+from fedbank_server.authority import create_consortium, load_authority
+from fedbank_server.cli import server_command
+from fedbank_server.consortium import Files
+from fedbank_server.invitations import invite
+from fedbank_server.members import admit
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """A coordinator's folder and that of its one member."""
+    coordinator, now = tmp_path / "coordinator", datetime.now(UTC)
+    create_consortium(coordinator, "Alliance", now, hosts=("localhost",), port=9, passphrase=None)
+    invitation = Invitation.read(invite(coordinator, "bank-a", now, valid=timedelta(hours=1))[1])
+    home, _ = enrol(tmp_path / "bank-a", "bank-a", invitation, now)
+    request, authority = home.request.read_bytes(), lambda: load_authority(Files(coordinator), None)
+    join(home, admit(coordinator, request, authority, now)[1], now)
+    return coordinator, home.folder
+
+
+def _last(folder: Path) -> str:
+    return read_entry_lines(folder / EVIDENCE)[-1].decode()
+
+
+def test_a_signed_and_a_published_change_are_noted_whatever_the_draft_is_called(folders: tuple[Path, Path]) -> None:
+    coordinator, bank = folders
+    client_command(["release", "key", "--dir", str(bank)])
+    server_command(["release", "keys", "--dir", str(coordinator), "--add", str(bank / "release-key.json")])
+    arrived = bank.parent / "signatories 1 (copy)"
+    (coordinator / "releases" / "drafts" / "signatories-1").rename(arrived)
+    signature = bank.parent / "bank-a.sig"
+    assert client_command(["release", "sign", str(arrived), "--dir", str(bank), "-o", str(signature)]) == 0
+    assert '"action":"change-signed"' in _last(bank) and '"object":"signatories"' in _last(bank)
+    arrived.rename(coordinator / "releases" / "drafts" / "signatories-1")
+    words = ["release", "publish", "signatories-1", str(signature), "--dir", str(coordinator)]
+    assert server_command(words) == 0
+    assert '"action":"change-published"' in _last(coordinator) and "signed by bank-a" in _last(coordinator)
