@@ -11,6 +11,8 @@ from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import Any
 
+from fedbank_server.memory import forget
+
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -56,6 +58,7 @@ class Objects:
             with self.room() as answer:
                 async with self._turn:
                     await with_body(app, body, check)(scope, receive, keep)
+                    forget(max(body.tell(), answer.tell()))
                 for event in started:
                     await send(event)
                     await _send_body(answer, send)

@@ -3,7 +3,6 @@
 An update is stored before it counts. A bank whose update is stored is not asked again, whatever crashes.
 """
 
-import gc
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +18,7 @@ from fedbank.aggregation.terms import CampaignTerms
 from fedbank.errors import RunError
 from fedbank.sealing.envelope import seal
 from fedbank_server.board import Board
+from fedbank_server.memory import forget
 from fedbank_server.nodes import CoordinatorKeys, Nodes, Timing
 from fedbank_server.observer import Observer
 from fedbank_server.post import ENROL, TRAIN, Asked, Post
@@ -29,7 +29,6 @@ from fedbank_server.snapshot import BankState
 _NOT_DELIVERED = (3, 4, 5)
 """Flower's MESSAGE_UNAVAILABLE, REPLY_MESSAGE_UNAVAILABLE and NODE_UNAVAILABLE: the bank has not answered."""
 _MAX_REASON = 200
-_LARGE = 1 << 22
 
 
 class Collector:
@@ -73,6 +72,7 @@ class Collector:
             for asked, message in self._post.receive(self._clock()):
                 record, answers = self._take(asked, message, record, state), answers + 1
                 self._board.publish(record, state, needed)  # each by itself: no state of a bank goes unseen
+                forget(self._call_bytes)  # an update is about as large
             now, active = self._clock(), self._active()
             needed = self._terms.needed(len(active))
             if looked or answers:
@@ -91,10 +91,8 @@ class Collector:
     def forget_round(self) -> None:
         """The round is over: what is still out of it comes late."""
         self._asked.clear()
-        is_large = self._call_bytes > _LARGE
         self._called, self._sealed_call = {}, b""
-        if is_large:
-            gc.collect()  # the messages that held it refer to themselves
+        forget(self._call_bytes)
 
     def _all_there(self, record: Round) -> bool:
         """Whether nobody is waited for before banks are asked: one call reaches them all then."""

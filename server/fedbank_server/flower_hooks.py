@@ -48,6 +48,7 @@ from flwr.superlink.routers.control.middlewares import (
 )
 from flwr.superlink.routers.fleet.middlewares import FleetEventLogMiddleware
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from sqlalchemy import Engine
 from sqlalchemy.exc import DatabaseError as DatabaseProblem
 
 from fedbank.errors import RunError
@@ -85,6 +86,7 @@ __all__ = [
     "bundle",
     "check_flower",
     "deflate",
+    "engines",
     "forget_finished_runs",
     "inflate",
     "link_state",
@@ -179,6 +181,11 @@ def link_state(app: Any) -> LinkState:
     """The database behind ``make_app``'s app."""
     state: LinkState = app.state.linkstate_factory.state()
     return state
+
+
+def engines(state: LinkState) -> tuple[Engine, Engine]:
+    """What connects to the database, for what is said of messages and for their objects."""
+    return state._engine, state.object_store._engine  # type: ignore[attr-defined]
 
 
 def node_key_bytes(openssh: str) -> bytes:

@@ -18,7 +18,7 @@ from fedbank_server.doorbell import Doorbell
 from fedbank_server.gate import Admitted, PrivateGate, PublicGate
 from fedbank_server.limits import Limits
 from fedbank_server.listeners import Identity, QuietServer, private_server, public_server
-from fedbank_server.memory import return_large_blocks
+from fedbank_server.memory import keep_nothing, return_large_blocks
 
 _LOG = logging.getLogger("fedbank.superlink")
 _TELL_EVERY_S, _MAX_TOLD = 60.0, 1000
@@ -96,6 +96,8 @@ class _SuperLink:
                 port=settings.private_port,
             )
             self._state = flower.link_state(app)
+            for engine in flower.engines(self._state):
+                keep_nothing(engine)
         except flower.DatabaseProblem as error:
             raise RunError(
                 f"Expected Flower's database in {settings.database}, got: {str(error)[:200]}. Restore a backup, or "
