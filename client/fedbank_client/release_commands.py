@@ -109,8 +109,13 @@ def sync_command(words: Sequence[str]) -> int:
     chosen = parser.parse_intermixed_args(list(words))
     home = find_home(chosen.dir)
 
+    from fedbank.release.build import Scores
     from fedbank_client.adoption import Adoption, score_apart
     from fedbank_client.repository_client import RepositoryFetcher
+
+    def score(adapter: Path) -> Scores:
+        say_if_made_up(chosen.overrides)
+        return score_apart(adapter, chosen.overrides)
 
     fetcher = RepositoryFetcher(home.tls_context(), home.addresses)
     try:
@@ -118,7 +123,7 @@ def sync_command(words: Sequence[str]) -> int:
             adoption = Adoption(
                 ReleaseHome(home),
                 read_policy(home.policy),
-                partial(score_apart, overrides=chosen.overrides),
+                score,
                 lambda action, about, result: _note(evidence, home, action, about, result),
             )
             synced = adoption.sync(fetcher, fetcher.url, chosen.channel, now(), again=chosen.again)
@@ -231,6 +236,8 @@ def _review(action: str, words: Sequence[str]) -> int:
     else:
         for check in found.checks:
             say(f"{'ok  ' if check.passed else 'NOT '} {check.name}: {check.said}")
+    if any(check.name == "own customers" for check in found.checks):
+        say_if_made_up(chosen.overrides)
     if not found.passed:
         sys.stderr.write("Expected everything in order, got the lines above. Nothing was signed.\n")
         return EXIT_USER_ERROR
@@ -241,6 +248,14 @@ def _review(action: str, words: Sequence[str]) -> int:
         write_atomic(output, sign_draft(found.draft, home.bank, key))
         say(f"Signed. Send {output} to the coordinator.")
     return EXIT_OK
+
+
+def say_if_made_up(overrides: Sequence[str]) -> None:
+    """Tell a person who named no data that the scores are on the default: made-up customers."""
+    if not any(word.startswith("data=") for word in overrides):
+        sys.stderr.write(
+            "These customers were made up. Name your own, as for fedbank client start: data=csv data.path=FILE\n"
+        )
 
 
 def _refresh(home: Home, releases: ReleaseHome) -> None:
@@ -255,7 +270,9 @@ def _refresh(home: Home, releases: ReleaseHome) -> None:
         with releases.exclusive():
             Mirror(releases.trust, releases.pinned_root(), fetcher, fetcher.url).look()
     except ReleaseError as error:  # the banks must be able to sign their way out of a repository that is broken
-        sys.stderr.write(f"{error}\nCompared with what this bank verified last.\n")
+        sys.stderr.write(
+            f"{str(error).removesuffix(' Nothing was adopted.')}\nCompared with what this bank verified last.\n"
+        )
     finally:
         fetcher.close()
 

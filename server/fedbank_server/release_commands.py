@@ -18,7 +18,7 @@ from fedbank.errors import RunError
 from fedbank.membership.folders import read_document
 from fedbank.model.folder import tiny_folder
 from fedbank.release.build import Scores
-from fedbank.release.change import Change
+from fedbank.release.change import Change, Published
 from fedbank.release.contents import CHANNELS, CONFIG, Contents
 from fedbank.release.drafts import DraftFolder
 from fedbank.release.keys import read_release_key
@@ -167,7 +167,9 @@ def publish_command(words: Sequence[str]) -> int:
     drafted = _draft(folder, chosen.draft)
     collect(drafted, [read_document(path) for path in chosen.signatures])
     change = publish(folder, drafted, now(), partial(_note_published, folder))
-    say(f"Published: {change.sentence()}. Members take it at their next sync.")
+    promote = f"No channel names it yet: fedbank server release promote {change.about}"
+    after = promote if isinstance(change, Published) else "Members take it at their next sync."
+    say(f"Published: {change.sentence()}. {after}")
     return EXIT_OK
 
 
@@ -252,11 +254,12 @@ def _note_published(folder: Path, change: Change, signed: Sequence[str]) -> None
 
 def _say_drafted(folder: Path, drafted: DraftFolder) -> int:
     state = draft_state(folder, drafted)
+    words = " --suite FILE data=..." if isinstance(state.change, Published) else ""
     say(
         f"Drafted: {state.change.sentence()}.\n"
         f"Send the folder {drafted.folder} to the banks; {state.threshold} of them sign it:\n"
-        f"  fedbank client release review {drafted.folder.name}\n"
-        f"  fedbank client release sign {drafted.folder.name}\n"
+        f"  fedbank client release review {drafted.folder.name}{words}\n"
+        f"  fedbank client release sign {drafted.folder.name}{words}\n"
         f"With the files that come back: fedbank server release publish {drafted.folder.name} FILE ..."
     )
     return EXIT_OK

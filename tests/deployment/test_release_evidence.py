@@ -10,6 +10,7 @@ from fedbank.evidence.log import EVIDENCE
 from fedbank.membership.documents import Invitation
 from fedbank_client.cli import client_command
 from fedbank_client.enrolment import enrol, join
+from fedbank_client.release_commands import say_if_made_up
 from fedbank_server.authority import create_consortium, load_authority
 from fedbank_server.cli import server_command
 from fedbank_server.consortium import Files
@@ -46,3 +47,10 @@ def test_a_signed_and_a_published_change_are_noted_whatever_the_draft_is_called(
     words = ["release", "publish", "signatories-1", str(signature), "--dir", str(coordinator)]
     assert server_command(words) == 0
     assert '"action":"change-published"' in _last(coordinator) and "signed by bank-a" in _last(coordinator)
+
+
+def test_whoever_names_no_data_is_told_that_the_customers_were_made_up(capsys: pytest.CaptureFixture[str]) -> None:
+    say_if_made_up(["data.customers=400", "seed=1"])
+    assert "These customers were made up. Name your own" in capsys.readouterr().err
+    say_if_made_up(["data=csv", "data.path=inquiries.csv"])
+    assert capsys.readouterr().err == ""
