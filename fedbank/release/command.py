@@ -8,7 +8,7 @@ from pathlib import Path
 from fedbank.command_line import add_json, now, print_json, say
 from fedbank.release.errors import ReleaseError
 from fedbank.release.offline import Verified, verify_release
-from fedbank.release.trust import MAX_ROOT_BYTES
+from fedbank.release.trust import MAX_ROOT_BYTES, first_root
 
 
 def verify_command(words: Sequence[str]) -> int:
@@ -58,9 +58,13 @@ def _fields(verified: Verified) -> dict[str, object]:
 def _root(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            return file.read(MAX_ROOT_BYTES + 1)
+            content = file.read(MAX_ROOT_BYTES + 1)
+        first_root(content)
     except OSError as error:
         raise ReleaseError("root", f"Expected the members' first root in {path}, got: {error.strerror}.") from error
+    except ReleaseError as error:
+        raise ReleaseError("root", f"Expected the members' first root in {path}, got another file. {error}") from error
+    return content
 
 
 def _moment(text: str | None) -> datetime:

@@ -44,6 +44,11 @@ def verify_release(folder: Path, root: bytes, now: datetime, *, max_norm: float 
     Raises:
         ReleaseError: names the check that failed.
     """
+    for name in (ADAPTER, SIGNATURES):
+        if not (folder / name).is_dir():
+            raise ReleaseError(
+                "files", f"Expected a release with {ADAPTER}/ and {SIGNATURES}/ in {folder}, got no {name}/ there."
+            )
     trusted = first_root(root)
     later = [content for number, content in _roots(folder / SIGNATURES) if number > trusted.signed.version]
     newest = follow_roots(trusted, later)

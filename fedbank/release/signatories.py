@@ -1,7 +1,7 @@
 """Who signs: the banks' release keys with their threshold, and the coordinator's online key, as a TUF root says it.
 
 Root and targets need ``threshold`` banks; snapshot and timestamp the online key (TUF 1.0.34, section 2.1). A
-coordinator that is taken over can withhold what is new until the timestamp expires, and nothing else.
+coordinator that is taken over can withhold what is new, until what the banks signed expires, and nothing else.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """The coordinator's part in releases: it drafts changes, collects the banks' signatures and publishes what they signed.
 
 Everything lies in ``releases/`` of its folder. The one key that it holds here is the online key, which says what is
-newest and for how long; whoever steals it can withhold news for a day, and nothing else.
+newest and for how long; whoever steals it can withhold what is new, and nothing else.
 """
 
 import shutil

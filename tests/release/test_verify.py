@@ -157,6 +157,18 @@ def test_a_folder_that_the_signatures_do_not_cover_is_refused(
     assert refused.value.check == check, str(refused.value)
 
 
+def test_another_folder_or_another_file_as_root_is_named(
+    world: World, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, other = tmp_path / "first.json", tmp_path / "release-key.json"
+    root.write_bytes(world.pinned)
+    other.write_text("{}")
+    assert main(["verify", str(folder.parent), "--root", str(root)]) == 2
+    assert f"in {folder.parent}, got no adapter/ there" in capsys.readouterr().err
+    assert main(["verify", str(folder), "--root", str(other)]) == 2
+    assert f"Expected the members' first root in {other}, got another file" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("expired", ["root", "targets"])
 def test_what_has_expired_is_refused_and_verifies_as_of_its_day(
     expired: str, world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
