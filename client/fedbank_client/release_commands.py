@@ -18,7 +18,7 @@ from fedbank.passphrases import add_passphrase, read_passphrase
 from fedbank.release.contents import CHANNELS
 from fedbank.release.drafts import DraftFolder, sign_draft
 from fedbank.release.errors import ReleaseError
-from fedbank.release.keys import write_release_key
+from fedbank.release.keys import NAMED, write_release_key
 from fedbank.sealing.keys import SigningKey
 from fedbank_client.home import Home, find_home
 from fedbank_client.policy import read_policy
@@ -58,7 +58,7 @@ def key_command(words: Sequence[str]) -> int:
         )
     key = SigningKey.generate()
     key.save(releases.key, read_passphrase(chosen, new=True))
-    named = home.folder / "release-key.json"
+    named = home.folder / NAMED
     write_atomic(named, write_release_key(home.bank, home.consortium, key.public, home.load_signing_key()))
     say(
         f"Made {releases.key}. Send {named} to the coordinator and compare over a second channel:\n  {key.public.hex()}"

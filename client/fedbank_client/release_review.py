@@ -23,6 +23,7 @@ from fedbank.release.contents import CHANNELS, Channel, Contents
 from fedbank.release.drafts import DraftFolder
 from fedbank.release.errors import ReleaseError
 from fedbank.release.inspection import Inspected, inspect
+from fedbank.release.keys import NAMED, read_release_key
 from fedbank.release.manifest import Manifest
 from fedbank.release.offline import check_listed, check_named
 from fedbank.release.trust import MAX_ROOT_BYTES, MAX_TARGETS_BYTES, read_metadata
@@ -97,7 +98,7 @@ def review(
     files = drafted.new_files(change)
     checks = [Check("scope", True, change.sentence())]
     if isinstance(change, Reseated):
-        checks.append(_own_seat(change, home.home.bank, own_key))
+        checks.append(_own_seat(change, home.home.bank, {own_key, named_key(home)}))
     elif isinstance(change, Moved):
         checks.append(_direction(change))
     elif isinstance(change, Published) and draft.targets is not None:
@@ -113,11 +114,20 @@ def review(
     return Review(draft, change, checks)
 
 
-def _own_seat(change: Reseated, bank: str, own_key: PublicKey | None) -> Check:
+def named_key(home: ReleaseHome) -> PublicKey | None:
+    """The release key that this bank named last, by its own signature; ``None`` before it has one."""
+    path, home_ = home.home.folder / NAMED, home.home
+    if not path.exists():
+        return None
+    own = home_.load_signing_key().public
+    return read_release_key(path.read_bytes(), home_.consortium, lambda bank: own if bank == home_.bank else None)[1]
+
+
+def _own_seat(change: Reseated, bank: str, own: set[PublicKey | None]) -> Check:
     """Nobody else changes this bank's key."""
     before = change.before.banks.get(bank) if change.before else None
     after = change.after.banks.get(bank)
-    known = {key for key in (own_key, before) if key is not None}
+    known = {key for key in (*own, before) if key is not None}
     if after is None and before is not None:
         return Check("own key", True, f"{bank} signs no releases any more: sign only if it leaves")
     fine = after is None or after in known

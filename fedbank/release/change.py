@@ -163,6 +163,25 @@ def signed_by(draft: Draft, now: Root | None) -> list[str]:
     return sorted(bank for bank, signed in names.items() if signed)
 
 
+def shortfall(draft: Draft, now: Root | None) -> str:
+    """For a person: what a draft that is not complete lacks, of the banks that sign today and of those that will."""
+    if draft.root is None or now is None:
+        judge, signers = draft.root.signed if draft.root is not None else now, signed_by(draft, now)
+        assert judge is not None
+        needed = Signatories.of(judge).threshold
+        return f"Expected signatures of {needed} banks, got {len(signers)} ({', '.join(signers) or 'none'})."
+    said = []
+    for judge, which in ((now, "who sign today"), (draft.root.signed, "of the new ones")):
+        found = judge.get_verification_result(Root.type, draft.root.signed_bytes, draft.root.signatures)
+        names = Signatories.of(judge).names()
+        signed = ", ".join(sorted(names[keyid] for keyid in found.signed)) or "none"
+        said.append(f"{found.threshold} {which} ({', '.join(sorted(names.values()))}; got {signed})")
+    return (
+        f"Expected signatures of {' and '.join(said)}. A bank that gets another key signs with the old one too, "
+        "where it has it: --key FILE."
+    )
+
+
 def is_complete(draft: Draft, now: Root | None) -> bool:
     """Whether enough banks signed every part; a root, of the old banks and of the new (TUF 1.0.34, section 5.3.4)."""
     return all(

@@ -10,6 +10,8 @@ from fedbank.membership.signed import DocumentError, open_document, write_docume
 from fedbank.sealing.keys import PublicKey, SignatureError, SigningKey
 
 FORMAT = "fedbank-release-key/1"
+NAMED = "release-key.json"
+"""In a bank's folder: the document that names its key."""
 _NAMES = {"bank", "consortium", "key"}
 
 

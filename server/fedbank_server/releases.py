@@ -22,6 +22,7 @@ from fedbank.release.change import (
     Trusted,
     anew,
     is_complete,
+    shortfall,
     signed_by,
     with_channel,
     with_release,
@@ -203,12 +204,7 @@ def publish(
         change = drafted.change(trusted, draft)
         new = drafted.new_files(change)
         if not is_complete(draft, trusted.root):
-            state = draft_state(folder, drafted)
-            raise ReleaseError(
-                "signatures",
-                f"Expected signatures of {state.threshold} banks, got {len(state.signed)} "
-                f"({', '.join(state.signed) or 'none'}). Nothing was published.",
-            )
+            raise ReleaseError("signatures", f"{shortfall(draft, trusted.root)} Nothing was published.")
         note(change, signed_by(draft, trusted.root))
         root = draft.root.signed if draft.root is not None else trusted.root
         files.repository.publish(draft, new, files.online_for(root), now)

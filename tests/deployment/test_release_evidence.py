@@ -1,4 +1,4 @@
-"""What a bank signed and what the coordinator published is in the evidence of both."""
+"""A bank and its coordinator change who signs, by the commands: evidence of both, and a key that is rotated."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 from fedbank.evidence.files import read_entry_lines
 from fedbank.evidence.log import EVIDENCE
 from fedbank.membership.documents import Invitation
+from fedbank.release.errors import ReleaseError
 from fedbank_client.cli import client_command
 from fedbank_client.enrolment import enrol, join
 from fedbank_client.release_commands import say_if_made_up
@@ -16,6 +17,7 @@ from fedbank_server.cli import server_command
 from fedbank_server.consortium import Files
 from fedbank_server.invitations import invite
 from fedbank_server.members import admit
+from fedbank_server.release_files import ReleaseFiles
 
 
 @pytest.fixture
@@ -47,6 +49,42 @@ def test_a_signed_and_a_published_change_are_noted_whatever_the_draft_is_called(
     words = ["release", "publish", "signatories-1", str(signature), "--dir", str(coordinator)]
     assert server_command(words) == 0
     assert '"action":"change-published"' in _last(coordinator) and "signed by bank-a" in _last(coordinator)
+
+
+def test_a_bank_that_rotates_its_key_signs_with_both(
+    folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    coordinator, bank = folders
+    key, old, root = bank / "keys" / "release.key", bank.parent / "old.key", bank.parent / "root.json"
+
+    def client(*words: str) -> int:
+        return client_command(["release", *words, "--dir", str(bank)])
+
+    def server(*words: str) -> int:
+        return server_command(["release", *words, "--dir", str(coordinator)])
+
+    def draft() -> Path:
+        server("keys", "--add", str(bank / "release-key.json"))
+        (found,) = (coordinator / "releases" / "drafts").glob("[!.]*")
+        return found
+
+    first, signatures = client("key"), [str(bank.parent / name) for name in ("old.sig", "new.sig")]
+    drafted = draft()
+    assert first == 0 and client("review", str(drafted)) == 0  # without its key at hand it still knows its own
+    client("sign", str(drafted), "-o", signatures[0])
+    server("publish", drafted.name, signatures[0])
+    root.write_bytes(ReleaseFiles(coordinator).repository.first_root() or b"")
+    client("trust", str(root))
+    key.rename(old)
+    client("key")
+    drafted = draft()
+    assert client("sign", str(drafted), "-o", signatures[1]) == 0
+    with pytest.raises(ReleaseError, match=r"1 who sign today \(bank-a; got none\) and 1 of the new ones .*got bank-a"):
+        server("publish", drafted.name, signatures[1])
+    assert client("sign", str(drafted), "--key", str(old), "-o", signatures[0]) == 0
+    capsys.readouterr()
+    assert server("publish", drafted.name, *signatures) == 0
+    assert "Published: give bank-a another key" in capsys.readouterr().out
 
 
 def test_whoever_names_no_data_is_told_that_the_customers_were_made_up(capsys: pytest.CaptureFixture[str]) -> None:
