@@ -1,7 +1,9 @@
-"""The coordinator's repository: static files that members fetch. The timestamp is the commit: written last, atomically.
+"""The coordinator's repository: static files that members fetch.
 
-``metadata/``: ``N.root.json``, ``N.targets.json``, ``N.snapshot.json`` and ``timestamp.json``; ``targets/``: every file
-under its SHA-256 (TUF 1.0.34, section 6.2, consistent snapshots). Older versions of targets and snapshot are removed.
+A change counts from the moment at which ``committed/`` holds it, and for members from the timestamp that names it,
+which is written last. ``metadata/``: ``N.root.json``, ``N.targets.json``, ``N.snapshot.json`` and ``timestamp.json``;
+``targets/``: every file under its SHA-256 (TUF 1.0.34, section 6.2, consistent snapshots). Older versions of targets
+and snapshot are removed.
 """
 
 import os

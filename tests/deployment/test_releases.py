@@ -7,12 +7,17 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from alliance import Alliance
 
 from fedbank.data.synthetic import SyntheticSpec, generate
+from fedbank.release.drafts import DraftFolder
+from fedbank.release.repository import Repository
+from fedbank.sealing.keys import SigningKey
 
 pytestmark = pytest.mark.slow
 BANKS = ("bank-a", "bank-b", "bank-c")
@@ -50,6 +55,17 @@ class Members(Alliance):
     def sync(self, bank: str) -> str:
         seed = f"seed={self.banks.index(bank)}"
         return self.client(bank, "sync", seed, "data.customers=400", "threads=1")
+
+    @property
+    def repository(self) -> Repository:
+        """What members fetch from."""
+        return Repository(self.coordinator / "releases" / "repository")
+
+    def refuses(self, bank: str, words: str, keeps: str) -> None:
+        """A sync of ``bank`` fails with ``words``, and what it serves stays."""
+        with pytest.raises(RuntimeError, match=words):
+            self.sync(bank)
+        assert self.adopted(bank) == keeps
 
     def adopted(self, bank: str) -> str | None:
         shown = json.loads(self.client(bank, "releases", "--json"))
@@ -105,12 +121,16 @@ def test_a_campaign_becomes_a_release_that_every_bank_adopts_and_goes_back_from(
     assert verified["adapter_digest"] == ours["adapter"]["digest"] and verified["threshold"] == 2
     assert _imported(kept, members.folder / "root.json") == []
 
+    last_week = members.folder / "last-week"
+    shutil.copytree(members.repository.folder, last_week)
     members.campaign("autumn")
     members.server("release", "propose", "--suite", str(suite))
     second = members.draft().name.removeprefix("release-")
     members.publish("bank-a", "bank-b")
     members.server("release", "promote", second)
     members.publish("bank-a", "bank-b")
+    with _one_tensor_swapped(members, second):
+        members.refuses("bank-c", "Expected the bytes that the members signed, got others", first)
     members.sync("bank-a")
     assert members.adopted("bank-a") == second
     members.client("bank-a", "rollback")
@@ -121,29 +141,33 @@ def test_a_campaign_becomes_a_release_that_every_bank_adopts_and_goes_back_from(
     members.sync("bank-b")
     assert members.adopted("bank-b") == first
 
-    _alone(members, second)
+    _published_alone(members, second)
+    members.refuses("bank-b", "Expected metadata that enough signatories signed, got another", first)
+    shutil.rmtree(members.repository.folder)
+    shutil.copytree(last_week, members.repository.folder)
+    members.refuses("bank-a", "Expected the newest metadata, got an older or a mixed one", first)
 
 
-def _alone(members: Members, second: str) -> None:
-    """What a coordinator that is taken over tries, and what a bank says."""
-    repository = members.coordinator / "releases" / "repository"
-    kept = members.folder / "kept"
-    shutil.copytree(repository, kept)
-
-    members.server("release", "promote", second)
+def _published_alone(members: Members, release: str) -> None:
+    """A coordinator lets the channel name ``release``: by its command, and then by hand, with the key that it has."""
+    members.server("release", "promote", release)
     with pytest.raises(RuntimeError, match=r"got 0 \(none\)\. Nothing was published"):
         members.server("release", "publish", members.draft().name)
-    shutil.rmtree(members.draft())
+    targets = DraftFolder(members.draft()).read().targets
+    assert targets is not None
+    path = members.repository.metadata / f"{targets.signed.version}.targets.json"
+    path.write_bytes(targets.to_bytes())
+    members.repository.renew(SigningKey.load(members.coordinator / "releases" / "online.key"), datetime.now(UTC))
 
-    newest = max(repository.glob("metadata/*.targets.json"), key=lambda path: int(path.name.split(".")[0]))
-    said = json.loads(newest.read_bytes())
-    said["signed"]["version"] += 1
-    number = said["signed"]["version"]
-    (newest.parent / f"{number}.targets.json").write_text(json.dumps(said))
-    members.server("release", "keys")  # any command that drafts reads what is there
-    with pytest.raises(RuntimeError, match=r"Expected 2 of bank-a, bank-b, bank-c to have signed"):
-        members.server("release", "list")
-    (newest.parent / f"{number}.targets.json").unlink()
+
+@contextmanager
+def _one_tensor_swapped(members: Members, release: str) -> Iterator[None]:
+    """One number of the served adapter is another one."""
+    (path,) = (members.repository.targets / "releases" / release).glob("*.adapter_model.safetensors")
+    content = path.read_bytes()
+    path.write_bytes(content[:-4] + bytes(4))
+    yield
+    path.write_bytes(content)
 
 
 def _imported(release: Path, root: Path) -> list[str]:
