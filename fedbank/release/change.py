@@ -249,10 +249,11 @@ def _moved(name: str, before: Channel | None, after: Channel | None, new: Conten
 
 def _check_version(now: int, following: int) -> None:
     if following != now + 1:
+        remedy = "If another change came first, ask the coordinator to propose this one again."
+        if following > now + 1:
+            remedy = "A change before it is not known here: run fedbank client sync, where the coordinator answers."
         raise ReleaseError(
-            "version",
-            f"Expected a change to version {now + 1}, the next one, got version {following}. If another change came "
-            "first, ask the coordinator to propose this one again.",
+            "version", f"Expected a change to version {now + 1}, the next one, got version {following}. {remedy}"
         )
 
 
