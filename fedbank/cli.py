@@ -13,6 +13,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "server": ("fedbank_server.cli:server_command", "the coordinator's side: members, campaigns, status"),
     "client": ("fedbank_client.cli:client_command", "a member bank's side: join, train, the privacy it has spent"),
     "evidence": ("fedbank.evidence.command:evidence_command", "verify or show a tamper-evident log of either side"),
+    "release": ("fedbank_client.export:release_command", "export a release for other programs"),
+    "evaluate": ("fedbank_client.evaluation:evaluate_command", "score a release: the base model with and without it"),
+    "verify": ("fedbank.release.command:verify_command", "did the members sign this release? offline, in a moment"),
     "audit": (
         "fedbank_simulations.audit.cli:audit_command",
         "attack the privacy: does what leaves a bank keep its promise?",

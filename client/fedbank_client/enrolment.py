@@ -32,6 +32,7 @@ from fedbank.sealing.keys import PublicKey, SigningKey
 from fedbank.sealing.roster import read_roster
 from fedbank_client.home import TRAINING, Home, write_home
 from fedbank_client.policy import TEMPLATE
+from fedbank_client.release_home import ReleaseHome
 
 
 def enrol(
@@ -105,6 +106,8 @@ def join(home: Home, content: bytes, now: datetime) -> None:
     with locked(home.folder):
         if home.joined and home.certificate.read_bytes() == to_pem(certificate):
             return
+        if package.release_root and not ReleaseHome(home).root.exists():
+            ReleaseHome(home).pin(package.release_root)
         _note(home, "joined", fingerprint(certificate), f"roster {roster.sequence} of {home.consortium}")
         write_atomic(home.certificate, to_pem(certificate))
         write_atomic(home.terms_file, package.terms.dumps().encode() + b"\n")

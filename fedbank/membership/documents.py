@@ -74,7 +74,10 @@ class Invitation:
 
 @dataclass(frozen=True, slots=True)
 class JoinPackage:
-    """What makes a bank a member: its certificate (PEM), the signed roster, and the consortium's terms."""
+    """What makes a bank a member: its certificate (PEM), the signed roster, and the consortium's terms.
+
+    ``release_root``: the members' first root, from which trust in releases follows; empty before there is one.
+    """
 
     consortium: str
     bank: str
@@ -82,6 +85,7 @@ class JoinPackage:
     authority: str
     roster: bytes
     terms: Terms
+    release_root: bytes = b""
 
     def write(self, coordinator: SigningKey) -> bytes:
         """The file for the bank."""
@@ -93,6 +97,8 @@ class JoinPackage:
             "roster": base64.b64encode(self.roster).decode(),
             "terms": self.terms.dumps(),
         }
+        if self.release_root:
+            body["release_root"] = base64.b64encode(self.release_root).decode()
         return write_document(PACKAGE, body, coordinator)
 
     @classmethod
@@ -102,6 +108,9 @@ class JoinPackage:
         try:
             roster = base64.b64decode(text_of(body, "roster", 1 << 18), validate=True)
             terms = Terms.loads(text_of(body, "terms").encode(), "the join package")
+            root = base64.b64decode(
+                text_of(body, "release_root", 1 << 17) if "release_root" in body else "", validate=True
+            )
         except (binascii.Error, ValueError, ConfigError):
             raise DocumentError(
                 "Expected a roster and terms in the join package, got others. Ask for another."
@@ -113,6 +122,7 @@ class JoinPackage:
             text_of(body, "authority"),
             roster,
             terms,
+            root,
         )
 
 

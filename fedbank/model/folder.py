@@ -54,14 +54,22 @@ def base_digest(folder: Path) -> str:
         ModelError: a file is missing or cannot be read.
     """
     total = hashlib.sha256(b"fedbank-base-model/1\n")
+    for name, found in file_digests(folder).items():
+        total.update(f"{name} {found}\n".encode())
+    return total.hexdigest()
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file that ``base_digest`` counts, by name; raises as it does."""
     named = [folder / name for name in _CONFIGURATION if (folder / name).is_file()]
+    found = {}
     try:
         for path in sorted([*named, *_shards(folder)]):
             with path.open("rb") as file:
-                total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise _unreadable(folder, error) from error
-    return total.hexdigest()
+    return found
 
 
 def adaptable_layers(

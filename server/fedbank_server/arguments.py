@@ -1,38 +1,8 @@
-"""Words of the command line that several of the coordinator's commands share, and how they are asked for."""
+"""Words of the command line that several of the coordinator's commands share."""
 
-import argparse
-import getpass
 from pathlib import Path
 
-from fedbank.certificates import CertificateError, read_private
-from fedbank.errors import ConfigError, RunError
-
-
-def add_passphrase(parser: argparse.ArgumentParser) -> None:
-    """Never as a word on the command line, which every process on the machine can read."""
-    either = parser.add_mutually_exclusive_group()
-    either.add_argument("--passphrase-file", type=Path, metavar="F", help="a file (mode 0600) whose first line it is")
-    either.add_argument("--passphrase", action="store_true", help="ask for it")
-
-
-def read_passphrase(chosen: argparse.Namespace, *, new: bool = False) -> bytes | None:
-    """What ``add_passphrase`` was given; a ``new`` one is asked for twice.
-
-    Raises:
-        CertificateError: the file is open to others, or has no first line.
-        ConfigError: two different words were typed.
-    """
-    if chosen.passphrase_file is not None:
-        lines = read_private(chosen.passphrase_file).splitlines()
-        if not lines or not lines[0]:
-            raise CertificateError(f"Expected a passphrase in {chosen.passphrase_file}, got an empty line.")
-        return lines[0]
-    if not chosen.passphrase:
-        return None
-    given = getpass.getpass("Passphrase: ")
-    if new and getpass.getpass("Once more: ") != given:
-        raise ConfigError("Expected the same passphrase twice, got two. Nothing was made; try again.")
-    return given.encode()
+from fedbank.errors import RunError
 
 
 def refuse_file(path: Path) -> None:

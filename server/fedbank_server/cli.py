@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "start": ("fedbank_server.start:start_command", "serve the banks until stopped"),
     "run": ("fedbank_server.start:run_command", "run one campaign, or continue it"),
     "status": ("fedbank_server.status_command:status_command", "the campaign, the banks, the last error"),
+    "release": ("fedbank_server.release_commands:release_command", "releases that the members sign: draft, publish"),
     "stop": ("fedbank_server.start:stop_command", "stop serving"),
     "doctor": (f"{_MEMBERSHIP}:doctor_command", "what may be wrong, and what to do"),
     "backup": (f"{_MEMBERSHIP}:backup_command", "write the whole folder into one file"),

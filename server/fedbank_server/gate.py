@@ -29,6 +29,7 @@ from fedbank_server.flower_hooks import (
     PushObjectRequest,
 )
 from fedbank_server.limits import Limits, Rate
+from fedbank_server.repository_pages import PREFIX
 
 CERTIFICATE = "fedbank.certificate_sha256"
 """Where the listener puts the SHA-256 of the peer's certificate: ``scope["extensions"]``."""
@@ -71,8 +72,10 @@ class PublicGate:
         coordinator_bell: Doorbell,
         on_refusal: Callable[[str, str, int, str], None],
         objects: Objects | None = None,
+        releases: App | None = None,
     ) -> None:
         self.members: Mapping[str, Admitted] = {}
+        self._releases = releases
         self._app, self._limits, self._on_refusal = app, limits, on_refusal
         self._banks_bell, self._coordinator_bell = banks_bell, coordinator_bell
         self._rate = Rate(limits.requests_per_s, limits.burst)
@@ -90,11 +93,23 @@ class PublicGate:
             return
         certificate = scope.get("extensions", {}).get(CERTIFICATE, "")
         try:
-            await self._serve(scope, receive, send, certificate)
+            if self._releases is not None and scope["path"].startswith(PREFIX):
+                self._check_reader(certificate)
+                await self._releases(scope, receive, send)
+            else:
+                await self._serve(scope, receive, send, certificate)
         except RefusedError as refused:
             member = self.members.get(certificate)
             self._on_refusal(member.bank if member else certificate, scope["path"], refused.status, str(refused))
             await _answer(send, refused.status, str(refused))
+
+    def _check_reader(self, certificate: str) -> None:
+        """Releases are signed: who fetches them is known by its certificate alone, without a node."""
+        member = self.members.get(certificate)
+        if member is None:
+            raise RefusedError(403, _NO_MEMBER)
+        if not self._rate.allows(member.bank):
+            raise RefusedError(429, "Too many requests.")
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, certificate: str) -> None:
         route = _route(scope)

@@ -24,6 +24,7 @@ from fedbank.sealing.keys import SigningKey
 from fedbank.sealing.roster import Member, Roster, read_roster, sign_roster
 from fedbank_server.consortium import Consortium, Files, note, read_consortium
 from fedbank_server.invitations import check_invitation, mark_used, withdraw
+from fedbank_server.release_files import ReleaseFiles
 
 _MEMBER_DAYS = 365
 _cached: dict[Path, tuple[tuple[int, int, int], Roster]] = {}
@@ -164,6 +165,7 @@ def _package(files: Files, consortium: Consortium, bank: str, roster: Roster, co
         to_pem(read_certificate(files.authority)).decode(),
         sign_roster(roster, coordinator),
         consortium.terms,
+        ReleaseFiles(files.folder).repository.first_root() or b"",
     )
     return package.write(coordinator)
 

@@ -19,8 +19,9 @@ from fedbank.errors import ConfigError
 from fedbank.membership.folders import read_document, utc
 from fedbank.membership.health import report
 from fedbank.membership.terms import BANK, BANK_MEANING
+from fedbank.passphrases import add_passphrase, read_passphrase
 from fedbank.sealing.roster import COORDINATOR, Roster
-from fedbank_server.arguments import add_passphrase, read_passphrase, refuse_file
+from fedbank_server.arguments import refuse_file
 from fedbank_server.authority import DEFAULT_HOSTS, DEFAULT_PORT, create_consortium, load_authority, renew_server
 from fedbank_server.backup import back_up, restore
 from fedbank_server.consortium import Files, find_folder

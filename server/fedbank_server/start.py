@@ -18,7 +18,7 @@ from rich.console import Console
 
 from fedbank.certificates import read_private
 from fedbank.cli import EXIT_OK
-from fedbank.command_line import add_folder
+from fedbank.command_line import add_folder, now
 from fedbank.config import CampaignConfig, config_dir, load_campaign
 from fedbank.durable import is_held, open_locked
 from fedbank.errors import ConfigError, RunError
@@ -162,6 +162,9 @@ def stop_command(words: Sequence[str]) -> int:
 def _serve(folder: Path, consortium: Consortium, limits: Limits, say: Callable[[str], None]) -> None:
     from fedbank_server.listeners import Identity
     from fedbank_server.overview import read_overview
+    from fedbank_server.release_files import ReleaseFiles
+    from fedbank_server.releases import renew_if_due
+    from fedbank_server.repository_pages import RepositoryPages
     from fedbank_server.status_pages import StatusPages
     from fedbank_server.superlink import SuperLinkSettings, serve
 
@@ -192,8 +195,15 @@ def _serve(folder: Path, consortium: Consortium, limits: Limits, say: Callable[[
             who = str(about.get("bank") or about.get("who") or "somebody")
             evidence.append(f"server-{kind}", who, _sentence(about), "coordinator")
 
-        pages = StatusPages(lambda now: read_overview(folder, now), token)
-        serve(settings, allowed, on_event=note, pages=pages, on_ready=ready)
+        serve(
+            settings,
+            allowed,
+            on_event=note,
+            pages=StatusPages(lambda now: read_overview(folder, now), token),
+            releases=RepositoryPages(ReleaseFiles(folder).repository.folder),
+            chores=lambda: renew_if_due(folder, now()),
+            on_ready=ready,
+        )
 
 
 def _sentence(about: Mapping[str, Any]) -> str:

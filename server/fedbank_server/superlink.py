@@ -50,9 +50,15 @@ def serve(
     *,
     on_event: OnEvent = lambda kind, about: None,
     pages: App | None = None,
+    releases: App | None = None,
+    chores: Callable[[], None] = lambda: None,
     on_ready: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT. ``pages`` serves what is not Flower's on the private listener, GET only."""
+    """Serve until SIGTERM or SIGINT.
+
+    ``pages`` serves what is not Flower's on the private listener, GET only; ``releases`` the members' repository on the
+    banks' listener. ``chores`` is called once a minute, in a thread.
+    """
     if len(settings.token) < 32:
         raise RunError("Expected an operator's token of at least 32 characters, got a shorter one. Make a new one.")
     flower.check_flower()
@@ -64,14 +70,22 @@ def serve(
     settings.database.parent.mkdir(parents=True, exist_ok=True)
     old_mask = os.umask(0o077)  # the database and its journal are the coordinator's own
     try:
-        asyncio.run(_SuperLink(settings, allowed, on_event, pages).run(on_ready))
+        asyncio.run(_SuperLink(settings, allowed, on_event, pages, releases, chores).run(on_ready))
     finally:
         os.umask(old_mask)
 
 
 class _SuperLink:
-    def __init__(self, settings: SuperLinkSettings, allowed: Allowed, on_event: OnEvent, pages: App | None) -> None:
-        self._settings, self._allowed, self._on_event = settings, allowed, on_event
+    def __init__(
+        self,
+        settings: SuperLinkSettings,
+        allowed: Allowed,
+        on_event: OnEvent,
+        pages: App | None,
+        releases: App | None,
+        chores: Callable[[], None],
+    ) -> None:
+        self._settings, self._allowed, self._on_event, self._chores = settings, allowed, on_event, chores
         identity = settings.identity
         try:
             app = flower.make_app(
@@ -91,7 +105,7 @@ class _SuperLink:
             ) from None
         banks_bell, coordinator_bell = Doorbell(), Doorbell()
         objects = Objects(settings.database.parent)
-        self._gate = PublicGate(app, settings.limits, banks_bell, coordinator_bell, self._refused, objects)
+        self._gate = PublicGate(app, settings.limits, banks_bell, coordinator_bell, self._refused, objects, releases)
         private = PrivateGate(app, settings.token, banks_bell, coordinator_bell, pages, objects)
         self._servers: tuple[QuietServer, ...] = (
             private_server(private, settings.private_port, identity),
@@ -140,12 +154,16 @@ class _SuperLink:
                 await self._clean()
 
     async def _clean(self) -> None:
-        """Give the database's space back that finished runs take."""
+        """Give the database's space back that finished runs take, and do the chores."""
         self._cleaned_at = time.monotonic()
         try:
             await asyncio.to_thread(flower.forget_finished_runs, self._state, self._forgotten)
         except flower.DatabaseProblem as error:
             _LOG.error("finished runs could not be cleaned up: %s", error)
+        try:
+            await asyncio.to_thread(self._chores)
+        except Exception:  # noqa: BLE001 - a chore that fails is tried again in a minute; banks are served meanwhile
+            _LOG.exception("a chore failed")
 
     async def _follow_roster(self, *, first: bool) -> None:
         """Open to who is in the roster now. If it cannot be read, whoever was admitted before stays so."""

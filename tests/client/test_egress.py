@@ -3,7 +3,7 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,81 @@ def test_only_the_egress_makes_messages() -> None:
             if is_record or (name == "Message" and not _is_fixed_error(node)):
                 makers.add(path.name)
     assert makers == {"egress.py", "flower.py"}
+
+
+REACHES = {
+    "aiohttp",
+    "asyncio",
+    "ftplib",
+    "grpc",
+    "http",
+    "httpx",
+    "huggingface_hub",
+    "imaplib",
+    "multiprocessing",
+    "paramiko",
+    "poplib",
+    "requests",
+    "smtplib",
+    "socket",
+    "socketserver",
+    "ssl",
+    "subprocess",
+    "telnetlib",
+    "urllib",
+    "urllib3",
+    "websockets",
+    "xmlrpc",
+}
+"""Libraries that open connections or start processes."""
+OPENS = {
+    "connection.py": {"httpx", "ssl"},
+    "flower_hooks.py": {"httpx", "ssl"},
+    "repository_client.py": {"httpx", "ssl"},
+    "doctor.py": {"fedbank.membership.health"},
+    "membership_commands.py": {"fedbank.membership.health"},
+    "home.py": {"fedbank.tls", "ssl"},
+    "loading.py": {"huggingface_hub"},
+    "start.py": {"fedbank.supervision"},
+    "adoption.py": {"subprocess"},
+    "evaluation.py": {"socket"},
+}
+"""Modules that could reach further than this process: Flower's routes, the members' repository, ``/health``, the
+bank's TLS; a base model that is named; the bank's own processes, one of which has its sockets taken away."""
+SIGNS = {
+    ("enrolment.py", "JoinRequest"),
+    ("enrolment.py", "LeaveNotice"),
+    ("release_commands.py", "sign_draft"),
+    ("release_commands.py", "write_release_key"),
+    ("seal.py", "seal"),
+}
+"""Who makes something signed for others: the files that people send, and the envelopes of answers."""
+
+
+def _imports() -> Iterator[tuple[str, str, str]]:
+    """File, module and name (empty for a whole module) of everything that the client imports."""
+    folder = Path(next(iter(fedbank_client.__path__)))
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                yield from ((path.name, node.module or "", name.name) for name in node.names)
+            elif isinstance(node, ast.Import):
+                yield from ((path.name, name.name, "") for name in node.names)
+
+
+def test_no_other_module_of_a_bank_can_open_a_connection_or_start_a_process() -> None:
+    """Whoever opens another way out has to write it down here, and in client/README.md what leaves by it."""
+    ours = {"fedbank.tls", "fedbank.membership.health", "fedbank.supervision"}
+    found: dict[str, set[str]] = {}
+    for file, module, _ in _imports():
+        if (reach := module if module in ours else module.partition(".")[0]) in ours | REACHES:
+            found.setdefault(file, set()).add(reach)
+    assert found == OPENS
+
+
+def test_no_other_module_of_a_bank_makes_signed_files_or_envelopes() -> None:
+    makers = {"JoinRequest", "LeaveNotice", "sign_draft", "write_release_key", "write_document", "seal", "KeySigner"}
+    assert {(file, name) for file, _, name in _imports() if name in makers} == SIGNS
 
 
 @pytest.mark.parametrize(

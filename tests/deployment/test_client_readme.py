@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,14 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.proto import fleet_pb2, heartbeat_pb2, message_pb2
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
+from readme_release import Asked, Released, Serving, signature_fields
 
 from fedbank.adapter.state import AdapterSpec, initial_state
 from fedbank.adapter.update import COORDINATOR, NONCE_BYTES, PAYLOAD, QUESTION, RECORD, REQUEST, Presence, RoundCall
+from fedbank.aggregation.rounds import GlobalState
 from fedbank.config import load_campaign, load_client
 from fedbank.membership.documents import Invitation
+from fedbank.membership.health import OK
 from fedbank.model.folder import base_digest, tiny_folder
 from fedbank.proposal import Acceptance, Proposal
 from fedbank.result import RESULT, Result
@@ -38,6 +41,7 @@ from fedbank.sealing.keys import SigningKey
 from fedbank_client.cli import COMMANDS as CLIENT_COMMANDS
 from fedbank_client.connection import Access, FleetConnection
 from fedbank_client.desk import Desk
+from fedbank_client.doctor import examine
 from fedbank_client.egress import Refusal
 from fedbank_client.enrolment import enrol, join, leave
 from fedbank_client.home import Home, read_home
@@ -50,6 +54,7 @@ from fedbank_server.consortium import Files
 from fedbank_server.invitations import invite
 from fedbank_server.members import active_members, admit
 from fedbank_server.proposals import Invited
+from fedbank_server.release_files import ReleaseFiles
 
 README = Path(__file__).parents[2] / "client" / "README.md"
 NAME, BANK = "Alliance of banks", "bank-a"
@@ -76,6 +81,7 @@ class Wire:
     objects: dict[str, bytes] = field(default_factory=dict)
     routes: list[tuple[str, Any, int]] = field(default_factory=list)
     headers: dict[str, int] = field(default_factory=dict)
+    asked: list[Asked] = field(default_factory=list)
     certificate: bytes = b""
 
     def bodies(self, *routes: str) -> int:
@@ -126,11 +132,11 @@ ROUTES: dict[str, tuple[Any, Any]] = {
 }
 
 
-class _Coordinator(BaseHTTPRequestHandler):
+class _Coordinator(Serving):
     protocol_version = "HTTP/1.1"
     wire: Wire
 
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802
         body = self.rfile.read(int(self.headers["content-length"]))
         route = self.path.removeprefix("/v1/fleet/")
         kind, answer = ROUTES[route]
@@ -162,6 +168,7 @@ class Example:
     spec: AdapterSpec
     app: ClientApp
     connection: FleetConnection
+    released: Released
     wire: Wire
 
     def ask(self, message_type: str, content: bytes) -> tuple[Any, list[tuple[str, Any, int]]]:
@@ -202,7 +209,8 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
     resources = load_resources(load_client(["data.customers=400", "threads=1"]), lambda line: None)
     desk = Desk(home, load_client(["threads=1"]), resources, lambda action, about, result: None)
     wire = Wire()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Coordinator", (_Coordinator,), {"wire": wire}))
+    served = {"wire": wire, "asked": wire.asked, "folder": ReleaseFiles(folder).repository.folder}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Coordinator", (_Coordinator,), served))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(files.certificate, files.key)
     context.load_verify_locations(files.authority)
@@ -212,9 +220,15 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
     thread = threading.Thread(target=partial(server.serve_forever, 0.05), daemon=True)
     thread.start()
     address = f"127.0.0.1:{server.server_address[1]}"
+    bank_file = home.folder / "bank.yaml"
+    bank_file.write_text(re.sub(r"(?m)^addresses:.*$", f'addresses: ["{address}"]', bank_file.read_text()))
+    home = read_home(home.folder)
     connection = FleetConnection(Access(address, home.authority, home.certificate, home.tls_key, home.node_key))
     spec = proposal.adapter_spec(tiny_folder())
-    yield Example(home, coordinator, invited, spec, bank_app(desk), connection, wire)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("HTTPS_PROXY", "http://127.0.0.1:1")  # nobody is there, and nobody may be asked
+        released = Released(folder, home, address)
+        yield Example(home, coordinator, invited, spec, bank_app(desk), connection, released, wire)
     connection.close()
     server.shutdown()
     server.server_close()
@@ -234,6 +248,7 @@ def sent(example: Example) -> dict[str, Sent]:
     found["certificate"] = Sent(frozenset(names), len(certificate.public_bytes(Encoding.DER)))
     for header, size in example.wire.headers.items():
         found[f"header {header}"] = Sent(frozenset(), size)
+    found |= _asked(example.wire.asked)
     found["leave-notice.json"] = _document(leave(example.home, datetime.now(UTC)))
     return found
 
@@ -269,6 +284,18 @@ def _talk(example: Example, found: dict[str, Sent]) -> None:
     result = Result(acceptance.campaign, 3, adapter).to_bytes()
     answer("receipt", "query.result", seal(RESULT, COORDINATOR, context, result, key))
     connection.deactivate(LARGEST)
+    example.released.all_of_it(example.invited.proposal, acceptance, GlobalState(3, adapter))
+    assert {finding.level for finding in examine(example.home, lambda: datetime.now(UTC))} == {OK}
+    found["release-key.json"] = _document(example.home.folder / "release-key.json")
+    largest = max(example.released.signatures, key=lambda path: path.stat().st_size)
+    found["BANK-DRAFT.signature.json"] = Sent(signature_fields(largest), largest.stat().st_size)
+
+
+def _asked(asked: list[Asked]) -> dict[str, Sent]:
+    """Every kind of GET with the bytes of its first line, and the headers of all of them."""
+    lines = [(request.kind, request.size) for request in asked]
+    lines += [(f"GET header {name}", len(line)) for request in asked for name, line in request.headers.items()]
+    return {kind: Sent(frozenset(), max(size for name, size in lines if name == kind)) for kind, _ in lines}
 
 
 def _outside_the_hours(example: Example, request: bytes) -> Sent:

@@ -1,0 +1,183 @@
+"""``fedbank client sync``: fetch, verify, policy, static check, load in a throw-away process, own customers, adopt.
+
+Every step that fails says which check it was, with its figures, and leaves the adopted release where it is.
+"""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from tuf.ngclient import FetcherInterface
+
+from fedbank.durable import sync_folder
+from fedbank.errors import RunError
+from fedbank.membership.folders import utc
+from fedbank.release.build import Scores
+from fedbank.release.contents import Channel
+from fedbank.release.errors import ReleaseError
+from fedbank.release.mirror import Mirror, View, copy_signatures
+from fedbank.release.offline import ADAPTER, SIGNATURES, Verified, check_named, verify_release
+from fedbank_client.policy import ANY, Policy
+from fedbank_client.release_home import Adopted, ReleaseHome
+
+_SECONDS_TO_SCORE = 3600
+Note = Callable[[str, str, str], None]
+"""Gets an action, what it was about and how it ended: the bank's evidence."""
+Score = Callable[[Path], Scores]
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """How a sync ended: what is adopted now, and what it was before if that changed. ``scores``: on own customers."""
+
+    adopted: Adopted | None
+    changed: bool
+    said: str
+    scores: Scores | None = None
+
+
+class Adoption:
+    """One bank's adoption of releases. ``score`` loads an adapter's folder where it can do no harm, and scores it."""
+
+    def __init__(self, home: ReleaseHome, policy: Policy, score: Score, note: Note) -> None:
+        self._home, self._policy, self._score, self._note = home, policy, score, note
+
+    def sync(self, fetcher: FetcherInterface, url: str, channel: str, now: datetime, *, again: bool = False) -> Synced:
+        """Adopt what ``channel`` names, if it is new. ``again``: also what a rollback has set aside.
+
+        Raises:
+            ReleaseError: names the check that failed; the adopted release stays.
+        """
+        with self._home.exclusive():
+            mirror = Mirror(self._home.trust, self._home.pinned_root(), fetcher, url)
+            view = mirror.look()
+            adopted, named = self._home.adopted(), view.channels.get(channel)
+            if named is None:
+                return Synced(adopted, False, f"The channel {channel} names no release yet.")
+            if adopted is not None and adopted.channel == channel and (settled := _settled(adopted, named, again)):
+                return Synced(adopted, False, settled)
+            try:
+                return self._take(mirror, view, channel, named, adopted, now)
+            except ReleaseError as error:
+                self._note("release-refused", named.release, f"{error.check}: {error}")
+                raise
+
+    def roll_back(self, release: str | None, now: datetime) -> Adopted:
+        """Adopt ``release`` (default: the one before), which is here already. The channel's release is set aside until
+        the channel changes.
+
+        Raises:
+            RunError: there is none.
+            ReleaseError: it does not verify any more.
+        """
+        with self._home.exclusive():
+            adopted = self._home.adopted()
+            wanted = release or (adopted.previous if adopted else None)
+            if adopted is None or wanted is None or wanted not in self._home.stored():
+                known = ", ".join(self._home.stored()) or "none"
+                raise RunError(f"Expected a release that is here ({known}), got {wanted or 'none before this one'}.")
+            self._verify(self._home.of(wanted), wanted, now)
+            back = replace(adopted, release=wanted, previous=adopted.release, since=utc(now))
+            self._note("release-rolled-back", wanted, f"from {adopted.release}, by this bank's operator")
+            self._home.adopt(back)
+            return back
+
+    def _take(
+        self, mirror: Mirror, view: View, channel: str, named: Channel, adopted: Adopted | None, now: datetime
+    ) -> Synced:
+        folder = self._home.of(named.release)
+        staging = self._home.folder / f".{named.release}"
+        shutil.rmtree(staging, ignore_errors=True)
+        try:
+            if folder.exists():  # adopted before, or a crash came before the pointer
+                verified = self._verify(folder, named.release, now)
+                scores = self._try(folder, verified)
+            else:
+                mirror.fetch(view, named.release, staging / ADAPTER)
+                copy_signatures(self._home.trust, staging / SIGNATURES)
+                verified = self._verify(staging, named.release, now)
+                scores = self._try(staging, verified)
+                sync_folder(staging / SIGNATURES)
+                sync_folder(staging)
+                staging.rename(folder)
+                sync_folder(folder.parent)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        fresh = Adopted(named.release, channel, named.seq, adopted.release if adopted else None, utc(now))
+        nll = f"nll {scores.base['nll']:.4f} without, {scores.adapter['nll']:.4f} with it"
+        said = f"signed by {', '.join(verified.signed_by)}; {scores.records} own records: {nll}"
+        self._note("release-adopted", named.release, said)
+        self._home.adopt(fresh)
+        return Synced(fresh, True, f"Adopted {named.release}, {said}.", scores)
+
+    def _verify(self, folder: Path, release: str, now: datetime) -> Verified:
+        verified = verify_release(folder, self._home.pinned_root(), now)
+        check_named(verified.inspected, release)
+        return verified
+
+    def _try(self, folder: Path, verified: Verified) -> Scores:
+        """Policy, then a load in a process of its own, then this bank's own customers."""
+        check_policy(self._policy, verified)
+        scores = self._score(folder / ADAPTER)
+        worse = scores.adapter["nll"] - scores.base["nll"]
+        if not worse <= 0:
+            raise ReleaseError(
+                "holdout",
+                f"Expected an adapter that is no worse on this bank's {scores.records} held-out records, got nll "
+                f"{scores.adapter['nll']:.4f} instead of {scores.base['nll']:.4f}. It was not adopted.",
+            )
+        return scores
+
+
+def check_policy(policy: Policy, verified: Verified) -> None:
+    """``ReleaseError`` unless the release is for a base model and of a rank that the bank's policy allows."""
+    manifest = verified.inspected.manifest
+    allowed, base = policy.base_model_digests, manifest.base["digest"]
+    if allowed != ANY and base not in allowed:
+        raise ReleaseError(
+            "policy",
+            f"Expected a base model that policy.yaml allows, got {base[:16]}. It was not adopted.",
+        )
+    if manifest.adapter["rank"] > policy.max_adapter_rank:
+        raise ReleaseError(
+            "policy",
+            f"Expected an adapter of rank at most {policy.max_adapter_rank}, as policy.yaml says, got "
+            f"{manifest.adapter['rank']}.",
+        )
+
+
+def score_apart(adapter: Path, overrides: Sequence[str], *words: str) -> Scores:
+    """Scores from a process that ends with it and has no network: whatever loading does, this process is not touched.
+
+    Raises:
+        ReleaseError: it failed, crashed or took too long.
+    """
+    from fedbank_client.evaluation import OFFLINE  # late: it brings Hydra, which a sync without news does without
+
+    command = [sys.executable, "-m", "fedbank.cli", "evaluate", str(adapter), OFFLINE, "--json", *words, *overrides]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS_TO_SCORE)
+    except subprocess.TimeoutExpired:
+        raise ReleaseError("load", f"Expected scores within {_SECONDS_TO_SCORE} s, got none.") from None
+    if done.returncode != 0:
+        why = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        raise ReleaseError("load", f"Expected an adapter that loads and answers, got: {why[0][:400]}")
+    return Scores.from_json(done.stdout.encode())
+
+
+def _settled(adopted: Adopted, named: Channel, again: bool) -> str:
+    """Why there is nothing to do; empty if there is."""
+    if named.seq < adopted.seq:
+        raise ReleaseError(
+            "version",
+            f"Expected change {adopted.seq} of the channel or a later one, got {named.seq}.",
+        )
+    if named.seq > adopted.seq:
+        return ""
+    if named.release == adopted.release:
+        return f"{adopted.release} is the newest and adopted since {adopted.since}."
+    return "" if again else f"{named.release} was rolled back here; {adopted.release} stays. Take it with: --again"

@@ -1,0 +1,229 @@
+"""What a bank looks at before it signs a change: it goes by the metadata and its own books, not by what it is told.
+
+Every check is a line with its figures. A bank signs only what passed all of them.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tuf.api.metadata import Metadata, Root, Targets
+
+from fedbank.errors import RunError
+from fedbank.evidence.files import read_entry_lines
+from fedbank.evidence.log import EVIDENCE
+from fedbank.privacy.accounting import round_up
+from fedbank.privacy.budget import Budget
+from fedbank.privacy.ledger import LEDGER, Ledger
+from fedbank.release.change import Change, Draft, Moved, Published, Reseated, Trusted
+from fedbank.release.contents import CHANNELS, Channel, Contents
+from fedbank.release.drafts import DraftFolder
+from fedbank.release.errors import ReleaseError
+from fedbank.release.inspection import Inspected, inspect
+from fedbank.release.keys import NAMED, read_release_key
+from fedbank.release.manifest import Manifest
+from fedbank.release.offline import check_listed, check_named
+from fedbank.release.trust import MAX_ROOT_BYTES, MAX_TARGETS_BYTES, read_metadata
+from fedbank.sealing.keys import PublicKey
+from fedbank_client.adoption import score_apart
+from fedbank_client.home import TRAINING
+from fedbank_client.policy import ANY, Policy
+from fedbank_client.release_home import ReleaseHome
+
+_SLACK = 1e-3
+"""By how much recomputed scores may differ: other processors round otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of a review: ``passed``, with what was expected and found."""
+
+    name: str
+    passed: bool
+    said: str
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """What a draft changes, and everything that was looked at. ``draft``: as it was read then; sign this one."""
+
+    draft: Draft
+    change: Change
+    checks: Sequence[Check]
+
+    @property
+    def passed(self) -> bool:
+        """Whether a careful bank may sign."""
+        return all(check.passed for check in self.checks)
+
+
+def trusted_here(home: ReleaseHome) -> Trusted:
+    """What this bank has verified last; nothing before its first root."""
+    newest, targets = home.trust / "root.json", home.trust / "targets.json"
+    root = newest if newest.exists() else home.root
+    if not root.exists():
+        return Trusted(None, None, {})
+    read_root: Metadata[Root] = read_metadata(root.read_bytes(), Root, MAX_ROOT_BYTES)
+    if not targets.exists():
+        return Trusted(read_root.signed, None, {})
+    read_targets: Metadata[Targets] = read_metadata(targets.read_bytes(), Targets, MAX_TARGETS_BYTES)
+    channels = {}
+    for name in CHANNELS:
+        path = home.trust / "channels" / f"{name}.json"
+        if name in Contents.of(read_targets.signed).channels and path.exists():
+            channels[name] = Channel.from_bytes(path.read_bytes())
+    return Trusted(read_root.signed, read_targets.signed, channels)
+
+
+def review(
+    home: ReleaseHome,
+    drafted: DraftFolder,
+    policy: Policy,
+    own_key: PublicKey | None,
+    overrides: Sequence[str],
+    *,
+    suite: Path | None,
+    evaluate: bool = True,
+) -> Review:
+    """Look at a draft. ``overrides`` name the base model and this bank's data; ``suite`` the public records.
+
+    Raises:
+        ReleaseError: it is not one change that follows what this bank trusts, or its files are not those listed.
+    """
+    now, draft = trusted_here(home), drafted.read()
+    change = drafted.change(now, draft)
+    files = drafted.new_files(change)
+    checks = [Check("scope", True, change.sentence())]
+    if isinstance(change, Reseated):
+        checks.append(_own_seat(change, home.home.bank, {own_key, named_key(home)}))
+    elif isinstance(change, Moved):
+        checks.append(_direction(change))
+    elif isinstance(change, Published) and draft.targets is not None:
+        adapter, listed = drafted.adapter(change), Contents.of(draft.targets.signed).releases[change.release]
+        inspected = inspect(adapter)
+        check_named(inspected, change.release)
+        check_listed(inspected, listed)
+        checks.append(Check("files", True, f"{len(files)} files, as the metadata lists them, norm as said"))
+        checks += _release_checks(home, inspected, policy)
+        if evaluate:
+            checks += _scores(adapter, inspected.manifest, overrides, suite)
+            check_listed(inspect(adapter), listed)  # what was scored was not exchanged for it
+    return Review(draft, change, checks)
+
+
+def named_key(home: ReleaseHome) -> PublicKey | None:
+    """The release key that this bank named last, by its own signature; ``None`` before it has one."""
+    path, home_ = home.home.folder / NAMED, home.home
+    if not path.exists():
+        return None
+    own = home_.load_signing_key().public
+    return read_release_key(path.read_bytes(), home_.consortium, lambda bank: own if bank == home_.bank else None)[1]
+
+
+def _own_seat(change: Reseated, bank: str, own: set[PublicKey | None]) -> Check:
+    """Nobody else changes this bank's key."""
+    before = change.before.banks.get(bank) if change.before else None
+    after = change.after.banks.get(bank)
+    known = {key for key in (*own, before) if key is not None}
+    if after is None and before is not None:
+        return Check("own key", True, f"{bank} signs no releases any more: sign only if it leaves")
+    fine = after is None or after in known
+    said = f"this bank's key {after.hex()[:16]}" if after else "this bank has no key in it"
+    return Check("own key", fine, said if fine else f"Expected this bank's own key, got {said}, which it does not know")
+
+
+def _direction(change: Moved) -> Check:
+    before = change.before.release if change.before else "nothing"
+    return Check("channel", True, f"{change.channel}: {before} -> {change.after.release}")
+
+
+def _release_checks(home: ReleaseHome, inspected: Inspected, policy: Policy) -> Iterator[Check]:
+    manifest = inspected.manifest
+    base, allowed = manifest.base["digest"], policy.base_model_digests
+    yield Check("base model", allowed == ANY or base in allowed, f"{base[:16]}, policy.yaml allows {_shown(allowed)}")
+    rank = manifest.adapter["rank"]
+    yield Check("rank", rank <= policy.max_adapter_rank, f"{rank}, policy.yaml allows {policy.max_adapter_rank}")
+    yield _result(home, manifest)
+    yield from _privacy(home, manifest)
+
+
+def _result(home: ReleaseHome, manifest: Manifest) -> Check:
+    """The adapter is the one that this bank received at the campaign's end, by its own evidence."""
+    campaign, digest = manifest.training["campaign"], manifest.adapter["digest"]
+    received = [
+        entry["object"]
+        for entry in _entries(home)
+        if entry["action"] == "result-received" and entry["result"] == f"of {campaign}"
+    ]
+    if not received:
+        return Check("result", True, f"this bank received no result of {campaign}: it cannot compare")
+    return Check("result", received[-1] == digest, f"received {received[-1][:16]}, the release has {digest[:16]}")
+
+
+def _privacy(home: ReleaseHome, manifest: Manifest) -> Iterator[Check]:
+    """What is said of this bank's customers, against its own ledger."""
+    bank, campaign = home.home.bank, manifest.training["campaign"]
+    said: Mapping[str, Any] = manifest.privacy["banks"]
+    charges = Ledger(home.home.folder / TRAINING / LEDGER, bank).charges()
+    ours = [charge for charge in charges if charge.campaign == campaign]
+    if bank not in said:
+        yield Check("privacy", not ours, f"the release does not count {bank} in, its ledger holds {len(ours)} rounds")
+        return
+    if said[bank] is None:
+        yield Check("privacy", not ours, f"the release says that {bank} trained without privacy")
+        return
+    delta = float(said[bank]["delta"])
+    epsilon = Budget(None, None, delta).spent(charges, campaign).epsilon
+    spent = round_up(epsilon, 4) if math.isfinite(epsilon) else epsilon
+    claimed = float(said[bank]["epsilon"])
+    yield Check(
+        "privacy", 0 < spent <= claimed, f"the release says epsilon {claimed:g}, the ledger {spent:g}, at {delta:g}"
+    )
+    steps = sum(charge.num_steps for charge in ours)
+    same = all(f"{charge.noise_multiplier:.12g}" == f"{float(said[bank]['noise_multiplier']):.12g}" for charge in ours)
+    yield Check(
+        "noise", same and steps <= float(said[bank]["steps"]), f"{steps} steps, at the noise that the release says"
+    )
+
+
+def _scores(adapter: Path, manifest: Manifest, overrides: Sequence[str], suite: Path | None) -> Iterator[Check]:
+    """On this bank's own customers, and on the public suite again if it is at hand."""
+    try:
+        own = score_apart(adapter, overrides)
+        better = own.adapter["nll"] <= own.base["nll"]
+        said = f"nll {own.base['nll']:.4f} -> {own.adapter['nll']:.4f}, {own.records} records"
+        yield Check("own customers", better, said)
+        if suite is not None:
+            yield _suite(score_apart(adapter, overrides, "--suite", str(suite)), manifest)
+    except ReleaseError as error:
+        yield Check("load", False, str(error))
+
+
+def _suite(found: Any, manifest: Manifest) -> Check:
+    said = manifest.evaluation
+    if found.suite != said["suite"]:
+        return Check("suite", False, f"Expected the suite {said['suite'][:16]}, got {found.suite[:16]}")
+    apart = [
+        abs(float(said[part].get(name, "inf")) - value)
+        for part, scores in (("base", found.base), ("adapter", found.adapter))
+        for name, value in scores.items()
+    ]
+    same = all(difference <= _SLACK for difference in apart)
+    return Check("suite", same, f"scores differ by at most {max(apart):.2g} from those of the release")
+
+
+def _entries(home: ReleaseHome) -> list[dict[str, Any]]:
+    path = home.home.folder / EVIDENCE
+    try:
+        return [json.loads(line) for line in read_entry_lines(path)] if path.exists() else []
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"Expected this bank's evidence in {path}, got: {error}. See: fedbank evidence verify"
+        ) from error
+
+
+def _shown(digests: tuple[str, ...] | str) -> str:
+    return digests if isinstance(digests, str) else ", ".join(digest[:16] for digest in digests) or "none"
