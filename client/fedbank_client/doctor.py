@@ -6,8 +6,10 @@ from datetime import datetime
 from fedbank.certificates import CLIENT_AUTH, CertificateError, check_certificate, has_key, load_key, read_certificate
 from fedbank.errors import FedBankError
 from fedbank.membership.health import FAIL, OK, WARN, Finding, attempt, clock, disk, expiry, private, versions
+from fedbank.release.health import standing
 from fedbank_client.home import Home
 from fedbank_client.policy import POLICY, read_policy
+from fedbank_client.release_home import ReleaseHome
 
 _RENEW = "Ask the coordinator for a new one: fedbank server renew --bank {bank} -o PACKAGE"
 
@@ -33,6 +35,7 @@ def examine(home: Home, now: Callable[[], datetime], *, reach: bool = True) -> I
             yield from _server(home, now)
     else:
         yield Finding(WARN, "membership", f"Not joined. Send {home.request} and run: fedbank client join PACKAGE")
+    yield from _releases(home, now())
     yield disk(home.folder)
     yield from versions("fedbank", "flwr", "torch")
     yield _gpu()
@@ -75,6 +78,22 @@ def _server(home: Home, now: Callable[[], datetime]) -> Iterator[Finding]:
         return  # told above
     for address in home.addresses:
         yield clock(address, context, home.certificate, now)
+
+
+def _releases(home: Home, now: datetime) -> Iterator[Finding]:
+    kept = ReleaseHome(home)
+    if not kept.root.exists():
+        yield Finding(OK, "releases", "none are followed: no first root is trusted yet")
+        return
+    try:
+        adopted, trusted = kept.adopted(), kept.trusted()
+        shown = f"{adopted.release} is adopted since {adopted.since[:10]}" if adopted else "none is adopted"
+        yield Finding(OK, "releases", shown)
+        if trusted.root is not None:
+            remedy = "Run: fedbank client sync; if it fails for days, ask the coordinator and another member"
+            yield from standing(trusted.root, trusted.targets, kept.trust / "timestamp.json", now, remedy)
+    except FedBankError as error:
+        yield Finding(FAIL, "releases", str(error))
 
 
 def _gpu() -> Finding:

@@ -120,9 +120,15 @@ class Home:
                 f"{self.bank} --invitation FILE --continue {self.folder}"
             )
 
+    @property
+    def release_key(self) -> Path:
+        """The key that the bank signs releases with, unless it has none or keeps it elsewhere."""
+        return self.folder / "keys" / "release.key"
+
     def secrets(self) -> tuple[Path, ...]:
         """Files that must be their owner's only."""
-        return self.signing_key, self.node_key, self.tls_key
+        kept = (self.release_key,) if self.release_key.exists() else ()
+        return self.signing_key, self.node_key, self.tls_key, *kept
 
     def check_secrets(self) -> None:
         """``CertificateError`` if a key is missing or open to others; OpenSSL would not mind."""

@@ -50,18 +50,18 @@ def key_command(words: Sequence[str]) -> int:
     add_passphrase(parser)
     chosen = parser.parse_args(list(words))
     home = find_home(chosen.dir)
-    releases = ReleaseHome(home)
-    if releases.key.exists():
+    if home.release_key.exists():
         raise RunError(
-            f"Expected no release key yet, got {releases.key}. To replace it, move it away first, make the new "
+            f"Expected no release key yet, got {home.release_key}. To replace it, move it away first, make the new "
             "one, and have the members sign the change: fedbank server release keys --add FILE"
         )
     key = SigningKey.generate()
-    key.save(releases.key, read_passphrase(chosen, new=True))
+    key.save(home.release_key, read_passphrase(chosen, new=True))
     named = home.folder / NAMED
     write_atomic(named, write_release_key(home.bank, home.consortium, key.public, home.load_signing_key()))
     say(
-        f"Made {releases.key}. Send {named} to the coordinator and compare over a second channel:\n  {key.public.hex()}"
+        f"Made {home.release_key}. Send {named} to the coordinator and compare over a second channel:\n"
+        f"  {key.public.hex()}"
     )
     return EXIT_OK
 
@@ -216,7 +216,7 @@ def _review(action: str, words: Sequence[str]) -> int:
     chosen = parser.parse_intermixed_args(list(words))
     home = find_home(chosen.dir)
     releases, drafted = ReleaseHome(home), DraftFolder(chosen.draft)
-    key = _release_key(releases, chosen) if action == "sign" else None
+    key = _release_key(home, chosen) if action == "sign" else None
 
     from fedbank_client.release_review import review
 
@@ -277,8 +277,8 @@ def _refresh(home: Home, releases: ReleaseHome) -> None:
         fetcher.close()
 
 
-def _release_key(releases: ReleaseHome, chosen: argparse.Namespace) -> SigningKey:
-    return SigningKey.load(chosen.key or releases.key, read_passphrase(chosen))
+def _release_key(home: Home, chosen: argparse.Namespace) -> SigningKey:
+    return SigningKey.load(chosen.key or home.release_key, read_passphrase(chosen))
 
 
 def _evidence(home: Home) -> EvidenceLog:

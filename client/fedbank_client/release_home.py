@@ -9,11 +9,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tuf.api.metadata import Metadata, Root, Targets
+
 from fedbank.durable import open_locked, write_atomic
 from fedbank.errors import RunError
-from fedbank.release.contents import RELEASE_ID, check_id
+from fedbank.release.change import Trusted
+from fedbank.release.contents import CHANNELS, RELEASE_ID, Channel, Contents, check_id
 from fedbank.release.errors import ReleaseError
-from fedbank.release.trust import MAX_ROOT_BYTES, first_root
+from fedbank.release.trust import MAX_ROOT_BYTES, MAX_TARGETS_BYTES, first_root, read_metadata
 from fedbank_client.home import Home
 
 _MAX_POINTER = 4096
@@ -43,11 +46,6 @@ class ReleaseHome:
     def folder(self) -> Path:
         """Everything about releases."""
         return self.home.folder / "releases"
-
-    @property
-    def key(self) -> Path:
-        """The bank's release key, unless it is kept offline."""
-        return self.home.folder / "keys" / "release.key"
 
     @property
     def root(self) -> Path:
@@ -81,6 +79,23 @@ class ReleaseHome:
         if self.root.exists() and self.root.read_bytes() != content:
             raise RunError(f"Expected the root that {self.home.bank} trusts already, got another one. Ask the members.")
         write_atomic(self.root, content)
+
+    def trusted(self) -> Trusted:
+        """What this bank has verified last; nothing before its first root."""
+        newest, targets = self.trust / "root.json", self.trust / "targets.json"
+        root = newest if newest.exists() else self.root
+        if not root.exists():
+            return Trusted(None, None, {})
+        read_root: Metadata[Root] = read_metadata(root.read_bytes(), Root, MAX_ROOT_BYTES)
+        if not targets.exists():
+            return Trusted(read_root.signed, None, {})
+        read_targets: Metadata[Targets] = read_metadata(targets.read_bytes(), Targets, MAX_TARGETS_BYTES)
+        channels = {}
+        for name in CHANNELS:
+            path = self.trust / "channels" / f"{name}.json"
+            if name in Contents.of(read_targets.signed).channels and path.exists():
+                channels[name] = Channel.from_bytes(path.read_bytes())
+        return Trusted(read_root.signed, read_targets.signed, channels)
 
     def adopted(self) -> Adopted | None:
         """What is adopted; ``None`` before the first. ``RunError`` if the file is damaged."""

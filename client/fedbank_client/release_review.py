@@ -10,23 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuf.api.metadata import Metadata, Root, Targets
-
 from fedbank.errors import RunError
 from fedbank.evidence.files import read_entry_lines
 from fedbank.evidence.log import EVIDENCE
 from fedbank.privacy.accounting import round_up
 from fedbank.privacy.budget import Budget
 from fedbank.privacy.ledger import LEDGER, Ledger
-from fedbank.release.change import Change, Draft, Moved, Published, Reseated, Trusted
-from fedbank.release.contents import CHANNELS, Channel, Contents
+from fedbank.release.change import Change, Draft, Moved, Published, Reseated
+from fedbank.release.contents import Contents
 from fedbank.release.drafts import DraftFolder
 from fedbank.release.errors import ReleaseError
 from fedbank.release.inspection import Inspected, inspect
 from fedbank.release.keys import NAMED, read_release_key
 from fedbank.release.manifest import Manifest
 from fedbank.release.offline import check_listed, check_named
-from fedbank.release.trust import MAX_ROOT_BYTES, MAX_TARGETS_BYTES, read_metadata
 from fedbank.sealing.keys import PublicKey
 from fedbank_client.adoption import score_apart
 from fedbank_client.home import TRAINING
@@ -60,24 +57,6 @@ class Review:
         return all(check.passed for check in self.checks)
 
 
-def trusted_here(home: ReleaseHome) -> Trusted:
-    """What this bank has verified last; nothing before its first root."""
-    newest, targets = home.trust / "root.json", home.trust / "targets.json"
-    root = newest if newest.exists() else home.root
-    if not root.exists():
-        return Trusted(None, None, {})
-    read_root: Metadata[Root] = read_metadata(root.read_bytes(), Root, MAX_ROOT_BYTES)
-    if not targets.exists():
-        return Trusted(read_root.signed, None, {})
-    read_targets: Metadata[Targets] = read_metadata(targets.read_bytes(), Targets, MAX_TARGETS_BYTES)
-    channels = {}
-    for name in CHANNELS:
-        path = home.trust / "channels" / f"{name}.json"
-        if name in Contents.of(read_targets.signed).channels and path.exists():
-            channels[name] = Channel.from_bytes(path.read_bytes())
-    return Trusted(read_root.signed, read_targets.signed, channels)
-
-
 def review(
     home: ReleaseHome,
     drafted: DraftFolder,
@@ -93,7 +72,7 @@ def review(
     Raises:
         ReleaseError: it is not one change that follows what this bank trusts, or its files are not those listed.
     """
-    now, draft = trusted_here(home), drafted.read()
+    now, draft = home.trusted(), drafted.read()
     change = drafted.change(now, draft)
     files = drafted.new_files(change)
     checks = [Check("scope", True, change.sentence())]

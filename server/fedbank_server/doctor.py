@@ -6,11 +6,13 @@ from pathlib import Path
 
 from fedbank.certificates import SERVER_AUTH, CertificateError, check_certificate, has_key, load_key, read_certificate
 from fedbank.errors import ConfigError, FedBankError
-from fedbank.membership.health import FAIL, Finding, attempt, disk, expiry, private, versions
+from fedbank.membership.health import FAIL, OK, Finding, attempt, disk, expiry, private, versions
+from fedbank.release.health import standing
 from fedbank.sealing.keys import KeyFileError, SigningKey
 from fedbank_server.consortium import CONSORTIUM, Files, read_consortium
 from fedbank_server.invitations import read_invitations
 from fedbank_server.members import active_members, expiry_of
+from fedbank_server.release_files import ReleaseFiles
 
 _RENEW = "Run: fedbank server renew"
 
@@ -25,6 +27,7 @@ def examine(folder: Path, now: datetime) -> Iterator[Finding]:
     yield attempt("roster", lambda: _roster(folder))
     yield attempt("invitations", lambda: f"{len(read_invitations(files))} given")
     yield from _members(files, now)
+    yield from _releases(folder, now)
     yield disk(folder)
     yield from versions("fedbank", "flwr", "cryptography")
 
@@ -78,3 +81,19 @@ def _members(files: Files, now: datetime) -> Iterator[Finding]:
             yield Finding(FAIL, bank, f"Its certificate {files.certificate_of(bank)} expired {ends:%Y-%m-%d}. {remedy}")
         else:
             yield expiry(bank, ends, now, remedy)
+
+
+def _releases(folder: Path, now: datetime) -> Iterator[Finding]:
+    """The online key is here and private, and what was signed still holds."""
+    files = ReleaseFiles(folder)
+    try:
+        trusted = files.trusted()
+        if trusted.root is None:
+            yield Finding(OK, "releases", "nobody signs any yet")
+            return
+        files.load_online()
+        remedy = "The running server says so by itself: fedbank server start"
+        timestamp = files.repository.metadata / "timestamp.json"
+        yield from standing(trusted.root, trusted.targets, timestamp, now, remedy)
+    except FedBankError as error:
+        yield Finding(FAIL, "releases", str(error))

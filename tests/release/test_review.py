@@ -15,7 +15,7 @@ from fedbank.release.drafts import DraftFolder
 from fedbank.release.errors import ReleaseError
 from fedbank.sealing.keys import PublicKey, SigningKey
 from fedbank_client.policy import Policy
-from fedbank_client.release_review import Review, review, trusted_here
+from fedbank_client.release_review import Review, review
 
 OURS = manifest_of("spring-1", 0.5)
 RESULT = OURS.adapter["digest"]
@@ -177,7 +177,7 @@ def test_a_change_is_compared_with_what_this_bank_has_seen_not_with_the_draft(ba
     world.publish(old.read(), ("bank1", "bank2"), {str(p.relative_to(old.folder / "files")): p for p in _plain(old)})
     world.move("stable", "spring-1")
     world.mirror("member/releases").look()
-    seen = trusted_here(bank.home)
+    seen = bank.home.trusted()
     assert seen.targets is not None and seen.targets.version == 2 and seen.channels["stable"].release == "spring-1"
     with pytest.raises(ReleaseError, match="Expected a change to version 3, the next one, got version 1"):
         look(bank, old)
@@ -198,7 +198,7 @@ def test_what_is_signed_names_where_a_channel_goes(bank: MemberBank, world: Worl
 def test_a_first_root_is_looked_at_by_a_bank_that_trusts_none_yet(world: World, tmp_path: Path) -> None:
     new = MemberBank(world, tmp_path / "new")
     new.home.root.unlink()
-    fresh = replace(trusted_here(new.home))
+    fresh = replace(new.home.trusted())
     assert (fresh.root, fresh.targets) == (None, None)
     fresh_world = World(tmp_path / "first")
     drafted = travelling(tmp_path / "draft", _first(fresh_world))
