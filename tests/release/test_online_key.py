@@ -8,10 +8,12 @@ import pytest
 from release_world import BANKS, FolderFetcher, write_release
 
 from fedbank.errors import RunError
+from fedbank.membership.health import FAIL, OK
 from fedbank.release.drafts import DraftFolder, sign_draft
 from fedbank.release.mirror import Mirror
 from fedbank.release.signatories import Signatories
 from fedbank.sealing.keys import SigningKey
+from fedbank_server.doctor import examine
 from fedbank_server.release_files import ReleaseFiles
 from fedbank_server.releases import collect, draft_release, draft_signatories, publish, renew_if_due
 
@@ -91,3 +93,17 @@ def test_a_lost_online_key_is_told_and_the_members_can_sign_another(tmp_path: Pa
     assert named is not None
     world.sign(drafted)
     assert world.look().public == Signatories.of(named.signed).online
+
+
+def test_doctor_says_that_the_online_key_is_lost(tmp_path: Path) -> None:
+    world = Published(tmp_path)
+    assert {subject: level for subject, level, _ in examined(world)}["releases: root"] == OK
+    world.files.online_key.unlink()
+    ((_, level, said),) = examined(world)
+    assert level == FAIL and "--new-online-key" in said
+
+
+def examined(world: Published) -> list[tuple[str, str, str]]:
+    """What doctor says of releases."""
+    found = [(finding.subject, finding.level, finding.message) for finding in examine(world.folder, world.now)]
+    return [finding for finding in found if finding[0].startswith("releases")]
