@@ -158,9 +158,12 @@ def score_apart(adapter: Path, overrides: Sequence[str], *words: str) -> Scores:
     """
     from fedbank_client.evaluation import OFFLINE  # late: it brings Hydra, which a sync without news does without
 
-    command = [sys.executable, "-m", "fedbank.cli", "evaluate", str(adapter), OFFLINE, "--json", *words, *overrides]
+    python = (sys.executable, "-P")  # no module of the folder that one stands in: it may be a draft from elsewhere
+    command = [*python, "-m", "fedbank.cli", "evaluate", str(adapter), OFFLINE, "--json", *words, *overrides]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS_TO_SCORE)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=_SECONDS_TO_SCORE, stdin=subprocess.DEVNULL
+        )
     except subprocess.TimeoutExpired:
         raise ReleaseError("load", f"Expected scores within {_SECONDS_TO_SCORE} s, got none.") from None
     if done.returncode != 0:
