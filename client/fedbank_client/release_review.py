@@ -7,11 +7,13 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from tuf.api.metadata import Metadata, Root, Targets
 
+from fedbank.command_line import now as clock
 from fedbank.errors import RunError
 from fedbank.evidence.files import read_entry_lines
 from fedbank.evidence.log import EVIDENCE
@@ -26,6 +28,7 @@ from fedbank.release.inspection import Inspected, inspect
 from fedbank.release.keys import NAMED, read_release_key
 from fedbank.release.manifest import Manifest
 from fedbank.release.offline import check_listed, check_named
+from fedbank.release.repository import SIGNED_LIFE
 from fedbank.release.trust import MAX_ROOT_BYTES, MAX_TARGETS_BYTES, read_metadata
 from fedbank.sealing.keys import PublicKey
 from fedbank_client.adoption import score_apart
@@ -33,6 +36,8 @@ from fedbank_client.home import TRAINING
 from fedbank_client.policy import ANY, Policy
 from fedbank_client.release_home import ReleaseHome
 
+_CLOCKS = timedelta(days=1)
+"""By how much the coordinator's clock may be fast."""
 _SLACK = 1e-3
 """By how much recomputed scores may differ: other processors round otherwise."""
 
@@ -111,6 +116,7 @@ def review(
         if evaluate:
             checks += _scores(adapter, inspected.manifest, overrides, suite)
             check_listed(inspect(adapter), listed)  # what was scored was not exchanged for it
+    checks.append(_validity(draft, clock()))
     return Review(draft, change, checks)
 
 
@@ -133,6 +139,14 @@ def _own_seat(change: Reseated, bank: str, own: set[PublicKey | None]) -> Check:
     fine = after is None or after in known
     said = f"this bank's key {after.hex()[:16]}" if after else "this bank has no key in it"
     return Check("own key", fine, said if fine else f"Expected this bank's own key, got {said}, which it does not know")
+
+
+def _validity(draft: Draft, at: datetime) -> Check:
+    """Until then a coordinator can go on calling it the newest, and not a day longer than a year."""
+    ends = sorted(part.signed.expires for part in draft.parts())
+    fine = at < ends[0] and ends[-1] <= at + SIGNED_LIFE + _CLOCKS
+    said = " and ".join(f"{end:%Y-%m-%d}" for end in ends)
+    return Check("valid until", fine, said if fine else f"Expected a day of the year to come, got {said}")
 
 
 def _direction(change: Moved) -> Check:
@@ -206,6 +220,11 @@ def _suite(found: Any, manifest: Manifest) -> Check:
     said = manifest.evaluation
     if found.suite != said["suite"]:
         return Check("suite", False, f"Expected the suite {said['suite'][:16]}, got {found.suite[:16]}")
+    if found.records != said["records"]:
+        return Check("suite", False, f"Expected {said['records']} records, got {found.records}")
+    unknown = sorted({*said["base"], *said["adapter"]} - found.base.keys() - found.adapter.keys())
+    if unknown:
+        return Check("suite", False, f"Expected scores that come out again, got {unknown[0]}, which is none of them")
     apart = [
         abs(float(said[part].get(name, "inf")) - value)
         for part, scores in (("base", found.base), ("adapter", found.adapter))

@@ -97,6 +97,8 @@ ROWS: list[tuple[str, tuple[float, float], dict[str, Any], list[str]]] = [
     ("the base is better than said", (2.0, 1.5), {"base": {"nll": 2.2}}, ["suite"]),
     ("no number on the suite", (2.0, 1.5), {"adapter": {"nll": NAN}}, ["suite"]),
     ("a score that the release does not give", (2.0, 1.5), {"base": {"nll": 2.31, "exact_match": 0.5}}, ["suite"]),
+    ("fewer records than said", (2.0, 1.5), {"records": 39}, ["suite"]),
+    ("a score that only the release gives", (2.0, 1.5), {"base": {}, "adapter": {}}, ["suite"]),
     ("another suite", (2.0, 1.5), {"suite": "0" * 64}, ["suite"]),
 ]
 
