@@ -1,6 +1,6 @@
 """Metadata that counts: read from bytes, judged by the root before it (TUF 1.0.34, section 5.3). Pure, no I/O."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from datetime import datetime
 from typing import TypeVar
 
@@ -35,7 +35,7 @@ def first_root(content: bytes) -> Metadata[Root]:
     return metadata
 
 
-def follow_roots(trusted: Metadata[Root], chain: Sequence[bytes]) -> Metadata[Root]:
+def follow_roots(trusted: Metadata[Root], chain: Iterable[bytes]) -> Metadata[Root]:
     """The last of ``chain``, each signed by the threshold of the one before and by its own.
 
     Raises:
