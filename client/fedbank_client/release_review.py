@@ -6,9 +6,11 @@ Every check is a line with its figures. A bank signs only what passed all of the
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tuf.api.metadata import Metadata, Root, Targets
@@ -21,10 +23,10 @@ from fedbank.privacy.accounting import round_up
 from fedbank.privacy.budget import Budget
 from fedbank.privacy.ledger import LEDGER, Ledger
 from fedbank.release.change import Change, Draft, Moved, Published, Reseated, Trusted
-from fedbank.release.contents import CHANNELS, Channel, Contents
+from fedbank.release.contents import CHANNELS, FILES, MAX_BYTES, Channel, Contents
 from fedbank.release.drafts import DraftFolder
 from fedbank.release.errors import ReleaseError
-from fedbank.release.inspection import Inspected, inspect
+from fedbank.release.inspection import Inspected, inspect, open_plain
 from fedbank.release.keys import NAMED, read_release_key
 from fedbank.release.manifest import Manifest
 from fedbank.release.offline import check_listed, check_named
@@ -38,6 +40,7 @@ from fedbank_client.release_home import ReleaseHome
 
 _CLOCKS = timedelta(days=1)
 """By how much the coordinator's clock may be fast."""
+_PIECE_BYTES = 1 << 20
 _SLACK = 1e-3
 """By how much recomputed scores may differ: other processors round otherwise."""
 
@@ -107,17 +110,30 @@ def review(
     elif isinstance(change, Moved):
         checks.append(_direction(change))
     elif isinstance(change, Published) and draft.targets is not None:
-        adapter, listed = drafted.adapter(change), Contents.of(draft.targets.signed).releases[change.release]
-        inspected = inspect(adapter)
-        check_named(inspected, change.release)
-        check_listed(inspected, listed)
-        checks.append(Check("files", True, f"{len(files)} files, as the metadata lists them, norm as said"))
-        checks += _release_checks(home, inspected, policy)
-        if evaluate:
-            checks += _scores(adapter, inspected.manifest, overrides, suite)
-            check_listed(inspect(adapter), listed)  # what was scored was not exchanged for it
+        listed = Contents.of(draft.targets.signed).releases[change.release]
+        with _own_copy(drafted.adapter(change), home.home.folder) as adapter:  # the draft may lie where others write
+            inspected = inspect(adapter)
+            check_named(inspected, change.release)
+            check_listed(inspected, listed)
+            checks.append(Check("files", True, f"{len(files)} files, as the metadata lists them, norm as said"))
+            checks += _release_checks(home, inspected, policy)
+            if evaluate:
+                checks += _scores(adapter, inspected.manifest, overrides, suite)
     checks.append(_validity(draft, clock()))
     return Review(draft, change, checks)
+
+
+@contextmanager
+def _own_copy(adapter: Path, place: Path) -> Iterator[Path]:
+    """The four files where nobody else exchanges them between one look and the next."""
+    with TemporaryDirectory(dir=place, prefix=".review-") as made:
+        for name in FILES:
+            with open_plain(adapter / name) as source, (Path(made) / name).open("wb") as target:
+                left = MAX_BYTES[name] + 1
+                while piece := source.read(min(left, _PIECE_BYTES)):
+                    target.write(piece)
+                    left -= len(piece)
+        yield Path(made)
 
 
 def named_key(home: ReleaseHome) -> PublicKey | None:
