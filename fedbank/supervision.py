@@ -53,7 +53,7 @@ def supervise_itself(words: Sequence[str], say: Callable[[str], None]) -> int:
         what = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
         say(f"It ended unexpectedly ({what}); starting it again in {pause_s:g} s.")
 
-    code = supervise([sys.executable, "-m", "fedbank.cli", *words, UNSUPERVISED], stop, on_restart=tell)
+    code = supervise([sys.executable, "-P", "-m", "fedbank.cli", *words, UNSUPERVISED], stop, on_restart=tell)
     return 0 if stop.is_set() else code
 
 

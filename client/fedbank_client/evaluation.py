@@ -90,5 +90,7 @@ def _cut_off() -> None:
     def refused(*words: object, **named: object) -> NoReturn:
         raise OSError("this process has no network")
 
-    for name in ("connect", "connect_ex", "sendto", "bind"):
+    for name in ("connect", "connect_ex", "sendto", "sendmsg", "bind"):
         setattr(socket.socket, name, refused)
+    for name in ("getaddrinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr", "getnameinfo"):
+        setattr(socket, name, refused)  # a question for an address is a message too

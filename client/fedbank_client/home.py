@@ -16,8 +16,9 @@ from fedbank.certificates import CertificateError, read_private
 from fedbank.durable import write_atomic
 from fedbank.errors import ConfigError, RunError, UpdateError
 from fedbank.membership.folders import choose_folder, locked
+from fedbank.membership.names import BANK, BANK_MEANING, NAME
 from fedbank.membership.settings import Settings
-from fedbank.membership.terms import ADDRESS, BANK, BANK_MEANING, NAME, Terms
+from fedbank.membership.terms import ADDRESS, Terms
 from fedbank.sealing.keys import PublicKey, SignatureError, SigningKey
 from fedbank.sealing.roster import Roster, read_roster
 from fedbank.tls import client_context

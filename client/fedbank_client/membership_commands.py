@@ -12,7 +12,7 @@ from fedbank.errors import ConfigError
 from fedbank.membership.documents import Invitation
 from fedbank.membership.folders import read_document
 from fedbank.membership.health import report
-from fedbank.membership.terms import BANK, BANK_MEANING
+from fedbank.membership.names import BANK, BANK_MEANING
 from fedbank_client.doctor import examine
 from fedbank_client.enrolment import enrol, join, leave
 from fedbank_client.home import find_home

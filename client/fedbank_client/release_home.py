@@ -14,7 +14,7 @@ from tuf.api.metadata import Metadata, Root, Targets
 from fedbank.durable import open_locked, write_atomic
 from fedbank.errors import RunError
 from fedbank.release.change import Trusted
-from fedbank.release.contents import CHANNELS, RELEASE_ID, Channel, Contents, check_id
+from fedbank.release.contents import CHANNELS, Channel, Contents, check_id
 from fedbank.release.errors import ReleaseError
 from fedbank.release.trust import MAX_ROOT_BYTES, MAX_TARGETS_BYTES, first_root, read_metadata
 from fedbank_client.home import Home
@@ -103,9 +103,17 @@ class ReleaseHome:
         try:
             content = path.read_bytes() if path.exists() else None
             found = Adopted(**json.loads(content[:_MAX_POINTER])) if content is not None else None
-            if found is not None and not (RELEASE_ID.fullmatch(found.release) and type(found.seq) is int):
-                raise ValueError
-        except (ValueError, TypeError, RecursionError) as error:
+            if found is not None:
+                texts = [
+                    found.release,
+                    found.channel,
+                    found.since,
+                    *([] if found.previous is None else [found.previous]),
+                ]
+                if type(found.seq) is not int or not all(isinstance(text, str) for text in texts):
+                    raise ValueError
+                check_id(found.release)
+        except (ReleaseError, IsADirectoryError, ValueError, TypeError, RecursionError) as error:
             raise RunError(
                 f"Expected the adopted release in {path}, got something else. Delete the file and run: fedbank client "
                 "sync"
@@ -125,7 +133,8 @@ class ReleaseHome:
                 yield
         except TimeoutError:
             raise RunError(
-                "Expected no other command about releases in this folder, got one that runs. Wait for its end."
+                "Expected no other command about releases in this folder, got one that runs. Wait for its end, or "
+                "stop it: what is adopted stays."
             ) from None
 
     def stored(self) -> list[str]:

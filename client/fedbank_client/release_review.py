@@ -6,10 +6,14 @@ Every check is a line with its figures. A bank signs only what passed all of the
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from fedbank.command_line import now as clock
 from fedbank.errors import RunError
 from fedbank.evidence.files import read_entry_lines
 from fedbank.evidence.log import EVIDENCE
@@ -17,19 +21,23 @@ from fedbank.privacy.accounting import round_up
 from fedbank.privacy.budget import Budget
 from fedbank.privacy.ledger import LEDGER, Ledger
 from fedbank.release.change import Change, Draft, Moved, Published, Reseated
-from fedbank.release.contents import Contents
+from fedbank.release.contents import FILES, MAX_BYTES, Contents
 from fedbank.release.drafts import DraftFolder
 from fedbank.release.errors import ReleaseError
-from fedbank.release.inspection import Inspected, inspect
+from fedbank.release.inspection import Inspected, inspect, open_plain
 from fedbank.release.keys import NAMED, read_release_key
 from fedbank.release.manifest import Manifest
 from fedbank.release.offline import check_listed, check_named
+from fedbank.release.repository import SIGNED_LIFE
 from fedbank.sealing.keys import PublicKey
 from fedbank_client.adoption import score_apart
 from fedbank_client.home import TRAINING
 from fedbank_client.policy import ANY, Policy
 from fedbank_client.release_home import ReleaseHome
 
+_CLOCKS = timedelta(days=1)
+"""By how much the coordinator's clock may be fast."""
+_PIECE_BYTES = 1 << 20
 _SLACK = 1e-3
 """By how much recomputed scores may differ: other processors round otherwise."""
 
@@ -81,16 +89,30 @@ def review(
     elif isinstance(change, Moved):
         checks.append(_direction(change))
     elif isinstance(change, Published) and draft.targets is not None:
-        adapter, listed = drafted.adapter(change), Contents.of(draft.targets.signed).releases[change.release]
-        inspected = inspect(adapter)
-        check_named(inspected, change.release)
-        check_listed(inspected, listed)
-        checks.append(Check("files", True, f"{len(files)} files, as the metadata lists them, norm as said"))
-        checks += _release_checks(home, inspected, policy)
-        if evaluate:
-            checks += _scores(adapter, inspected.manifest, overrides, suite)
-            check_listed(inspect(adapter), listed)  # what was scored was not exchanged for it
+        listed = Contents.of(draft.targets.signed).releases[change.release]
+        with _own_copy(drafted.adapter(change), home.home.folder) as adapter:  # the draft may lie where others write
+            inspected = inspect(adapter)
+            check_named(inspected, change.release)
+            check_listed(inspected, listed)
+            checks.append(Check("files", True, f"{len(files)} files, as the metadata lists them, norm as said"))
+            checks += _release_checks(home, inspected, policy)
+            if evaluate:
+                checks += _scores(adapter, inspected.manifest, overrides, suite)
+    checks.append(_validity(draft, clock()))
     return Review(draft, change, checks)
+
+
+@contextmanager
+def _own_copy(adapter: Path, place: Path) -> Iterator[Path]:
+    """The four files where nobody else exchanges them between one look and the next."""
+    with TemporaryDirectory(dir=place, prefix=".review-") as made:
+        for name in FILES:
+            with open_plain(adapter / name) as source, (Path(made) / name).open("wb") as target:
+                left = MAX_BYTES[name] + 1
+                while piece := source.read(min(left, _PIECE_BYTES)):
+                    target.write(piece)
+                    left -= len(piece)
+        yield Path(made)
 
 
 def named_key(home: ReleaseHome) -> PublicKey | None:
@@ -112,6 +134,14 @@ def _own_seat(change: Reseated, bank: str, own: set[PublicKey | None]) -> Check:
     fine = after is None or after in known
     said = f"this bank's key {after.hex()[:16]}" if after else "this bank has no key in it"
     return Check("own key", fine, said if fine else f"Expected this bank's own key, got {said}, which it does not know")
+
+
+def _validity(draft: Draft, at: datetime) -> Check:
+    """Until then a coordinator can go on calling it the newest, and not a day longer than a year."""
+    ends = sorted(part.signed.expires for part in draft.parts())
+    fine = at < ends[0] and ends[-1] <= at + SIGNED_LIFE + _CLOCKS
+    said = " and ".join(f"{end:%Y-%m-%d}" for end in ends)
+    return Check("valid until", fine, said if fine else f"Expected a day of the year to come, got {said}")
 
 
 def _direction(change: Moved) -> Check:
@@ -185,6 +215,11 @@ def _suite(found: Any, manifest: Manifest) -> Check:
     said = manifest.evaluation
     if found.suite != said["suite"]:
         return Check("suite", False, f"Expected the suite {said['suite'][:16]}, got {found.suite[:16]}")
+    if found.records != said["records"]:
+        return Check("suite", False, f"Expected {said['records']} records, got {found.records}")
+    unknown = sorted({*said["base"], *said["adapter"]} - found.base.keys() - found.adapter.keys())
+    if unknown:
+        return Check("suite", False, f"Expected scores that come out again, got {unknown[0]}, which is none of them")
     apart = [
         abs(float(said[part].get(name, "inf")) - value)
         for part, scores in (("base", found.base), ("adapter", found.adapter))

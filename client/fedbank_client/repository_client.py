@@ -4,9 +4,13 @@ How many bytes are read is bounded by who asks (``tuf.ngclient``): it stops at t
 leaves is a GET without a body: the name of a file, the address, and that no compressed answer is wanted.
 """
 
+import contextlib
+import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 from tuf.api.exceptions import DownloadError, DownloadHTTPError
@@ -28,6 +32,7 @@ class RepositoryFetcher(FetcherInterface):
             del self._client.headers[name]
         self._client.headers["accept-encoding"] = "identity"
         self._addresses = addresses
+        self._socket: socket.socket | None = None
 
     @property
     def url(self) -> str:
@@ -43,7 +48,7 @@ class RepositoryFetcher(FetcherInterface):
         for number, address in enumerate(self._addresses):
             try:
                 request = self._client.build_request("GET", f"https://{address}{path}")
-                answer = self._client.send(request, stream=True)
+                answer = self._begin(request)
             except httpx.TransportError as error:
                 problem = f"{address}: {error or type(error).__name__}"
                 continue
@@ -51,8 +56,31 @@ class RepositoryFetcher(FetcherInterface):
             if answer.status_code != 200:
                 answer.close()
                 raise DownloadHTTPError(f"{path}: {answer.status_code}", answer.status_code)
+            if "content-length" not in answer.headers:  # in chunks, what drips need not be content
+                answer.close()
+                raise DownloadError(f"{path} came without its length")
             return _pieces(answer, path)
         raise DownloadError(f"The coordinator cannot be reached ({problem})")
+
+    def _begin(self, request: httpx.Request) -> httpx.Response:
+        """The head of the answer, within a minute: httpx bounds each read, and a head can drip for weeks."""
+        request.extensions = {**request.extensions, "trace": self._watch}
+        timer = threading.Timer(_GRACE_S, self._cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            return self._client.send(request, stream=True)
+        finally:
+            timer.cancel()
+
+    def _watch(self, event: str, info: dict[str, Any]) -> None:
+        if event == "connection.start_tls.complete":
+            self._socket = info["return_value"].get_extra_info("socket")
+
+    def _cut(self) -> None:
+        if self._socket is not None:
+            with contextlib.suppress(OSError):  # it has ended by itself
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
 
 def _pieces(answer: httpx.Response, path: str) -> Iterator[bytes]:

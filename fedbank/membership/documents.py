@@ -12,8 +12,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedbank.errors import ConfigError
 from fedbank.membership.fields import hex_bytes, matching, moment, public_key, text_of
+from fedbank.membership.names import BANK, NAME
 from fedbank.membership.signed import DocumentError, open_document, write_document
-from fedbank.membership.terms import ADDRESS, BANK, NAME, Terms
+from fedbank.membership.terms import ADDRESS, Terms
 from fedbank.sealing.keys import PublicKey, SigningKey
 
 INVITATION, PACKAGE, LEAVE = "fedbank-invitation/1", "fedbank-join-package/1", "fedbank-leave-notice/1"

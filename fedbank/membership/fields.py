@@ -4,8 +4,8 @@ import re
 from datetime import datetime
 from typing import Any
 
+from fedbank.membership.names import BANK
 from fedbank.membership.signed import DocumentError
-from fedbank.membership.terms import BANK
 from fedbank.sealing.keys import PublicKey, SignatureError
 from fedbank.sealing.roster import COORDINATOR
 

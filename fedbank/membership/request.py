@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from fedbank.membership.fields import hex_bytes, matching, public_key, text_of
+from fedbank.membership.names import BANK, NAME
 from fedbank.membership.signed import DocumentError, open_document, to_sign, write_document
-from fedbank.membership.terms import BANK, NAME
 from fedbank.sealing.keys import PublicKey, SignatureError, SigningKey
 
 REQUEST = "fedbank-join-request/1"

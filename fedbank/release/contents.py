@@ -19,6 +19,8 @@ MAX_BYTES: Mapping[str, int] = {WEIGHTS: 1 << 32, CONFIG: 1 << 16, MANIFEST: 1 <
 """The most that a file of a release may have."""
 CHANNELS = ("canary", "stable")
 RELEASE_ID = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,93}[a-z0-9])?")
+_TAKEN = ("adopted.json", "lock", "root.json", "trust")
+"""What else lies where a bank keeps its releases."""
 _MAX_CHANNEL_BYTES = 1024
 
 
@@ -80,7 +82,8 @@ class Contents:
                     channels[name.removesuffix(".json")] = file
                 case _:
                     raise ReleaseError("targets", f"Expected files of releases and channels, got {path!r:.120}.")
-            if file.path != path or set(file.hashes) != {"sha256"} or not 0 < file.length <= most:
+            other = file.unrecognized_fields or type(file.length) is not int
+            if file.path != path or set(file.hashes) != {"sha256"} or other or not 0 < file.length <= most:
                 raise ReleaseError("targets", f"Expected {path} with a SHA-256 and at most {most} bytes, got others.")
         for release, files in releases.items():
             if set(files) != set(FILES):
@@ -101,7 +104,8 @@ def channel_path(name: str) -> str:
 
 def check_id(release: object) -> None:
     """``ReleaseError`` unless ``release`` can name a release: it becomes a folder."""
-    if not (isinstance(release, str) and RELEASE_ID.fullmatch(release) and ".." not in release):
+    found = isinstance(release, str) and RELEASE_ID.fullmatch(release) and ".." not in release
+    if not found or release in _TAKEN:
         raise ReleaseError(
             "release-id", f"Expected a release named with a-z, 0-9, dots and hyphens, got {str(release)!r:.120}."
         )

@@ -21,7 +21,7 @@ from fedbank.release.change import Change, Draft, Moved, Published, Trusted, rea
 from fedbank.release.contents import CHANNELS, FILES, MAX_BYTES, Channel, channel_path, release_path
 from fedbank.release.errors import ReleaseError
 from fedbank.release.signatories import KeySigner, tuf_key
-from fedbank.release.trust import MAX_ROOT_BYTES, MAX_TARGETS_BYTES, read_metadata
+from fedbank.release.trust import MAX_ROOT_BYTES, MAX_TARGETS_BYTES, payload, read_metadata
 from fedbank.sealing.canonical import canonical, read_canonical
 from fedbank.sealing.keys import SigningKey
 
@@ -97,7 +97,10 @@ class DraftFolder:
 
     def _part(self, name: str, kind: Any, most: int) -> Any:
         path = self.folder / f"{name}.json"
-        return read_metadata(_read(path, most), kind, most) if path.exists() else None
+        found = read_metadata(_read(path, most), kind, most) if path.exists() else None
+        if found is not None:
+            payload(found)
+        return found
 
 
 def sign_draft(draft: Draft, bank: str, key: SigningKey) -> bytes:

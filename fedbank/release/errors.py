@@ -10,5 +10,5 @@ class ReleaseError(FedBankError):
     """
 
     def __init__(self, check: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__("".join(char if char.isprintable() else "?" for char in message))  # it may quote a stranger
         self.check = check

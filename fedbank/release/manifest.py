@@ -132,6 +132,10 @@ def _check_section(name: str, section: object, fields: Mapping[str, type]) -> No
     wrong = [field for field, kind in fields.items() if type(section[field]) is not kind]
     if wrong:
         raise ValueError(f"{name}.{wrong[0]} is of another type")
+    _texts(**{f"{name}.{field}": value for field, value in section.items() if isinstance(value, str)})
+    for field, value in section.items():
+        if isinstance(value, dict):  # what is shown to whoever signs: no name ends a line or turns the writing round
+            _texts(**{f"a name in {name}.{field}": other for other in value if not _is_short(other)})
 
 
 def _check_adapter(adapter: Mapping[str, Any]) -> None:
@@ -159,8 +163,12 @@ def _number(text: object) -> bool:
 
 def _texts(**values: object) -> None:
     for name, value in values.items():
-        if not isinstance(value, str) or len(value) > 200 or not value.isprintable():
+        if not _is_short(value):
             raise ValueError(f"{name} is no short text")
+
+
+def _is_short(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= 200 and value.isprintable()
 
 
 def _digests(values: Sequence[object]) -> None:

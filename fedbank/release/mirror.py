@@ -26,6 +26,7 @@ _CONFIG = UpdaterConfig(
     targets_max_length=MAX_TARGETS_BYTES,
     snapshot_max_length=MAX_ROOT_BYTES,
     max_delegations=0,
+    max_root_rotations=1 << 16,  # each look follows all of them from the first; each is signed by the members
 )
 _REASONS: tuple[tuple[type[Exception], str, str], ...] = (
     (exceptions.ExpiredMetadataError, "expired", "Expected metadata that is still valid, got some that has expired"),

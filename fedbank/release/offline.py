@@ -38,8 +38,12 @@ class Verified:
     valid_until: datetime
 
 
-def verify_release(folder: Path, root: bytes, now: datetime, *, max_norm: float | None = None) -> Verified:
+def verify_release(
+    folder: Path, root: bytes, now: datetime, *, max_norm: float | None = None, signatures: Path | None = None
+) -> Verified:
     """The release in ``folder``, if the members' signatures lead from ``root`` to each of its bytes.
+
+    ``signatures``: the folder of newer signatures than those beside the release.
 
     Raises:
         ReleaseError: names the check that failed.
@@ -50,10 +54,11 @@ def verify_release(folder: Path, root: bytes, now: datetime, *, max_norm: float 
                 "files", f"Expected a release with {ADAPTER}/ and {SIGNATURES}/ in {folder}, got no {name}/ there."
             )
     trusted = first_root(root)
-    later = [content for number, content in _roots(folder / SIGNATURES) if number > trusted.signed.version]
+    signed = signatures or folder / SIGNATURES
+    later = (_read(path, MAX_ROOT_BYTES) for number, path in _roots(signed) if number > trusted.signed.version)
     newest = follow_roots(trusted, later)
     check_fresh(newest, now)
-    targets = trusted_targets(newest, _read(folder / SIGNATURES / "targets.json", MAX_TARGETS_BYTES))
+    targets = trusted_targets(newest, _read(signed / "targets.json", MAX_TARGETS_BYTES))
     check_fresh(targets, now)
     inspected = inspect(folder / ADAPTER, max_norm=max_norm)
     check_listed(inspected, Contents.of(targets.signed).releases.get(inspected.manifest.release, {}))
@@ -73,7 +78,7 @@ def own_root(folder: Path) -> bytes:
     found = _roots(folder / SIGNATURES)
     if not found:
         raise ReleaseError("files", f"Expected the signatures of a release in {folder / SIGNATURES}, got no root.")
-    return found[0][1]
+    return _read(found[0][1], MAX_ROOT_BYTES)
 
 
 def check_listed(inspected: Inspected, listed: dict[str, TargetFile] | object) -> None:
@@ -101,13 +106,14 @@ def check_named(inspected: Inspected, release: str) -> None:
         )
 
 
-def _roots(folder: Path) -> list[tuple[int, bytes]]:
+def _roots(folder: Path) -> list[tuple[int, Path]]:
+    """By version; none is read before those ahead of it were found good, since there may be any number."""
     found = []
     for path in folder.glob("*.root.json"):
         number = path.name.partition(".")[0]
         if not number.isdecimal() or len(number) > 9:
             raise ReleaseError("files", f"Expected roots named by their version, got {path.name!r:.60}.")
-        found.append((int(number), _read(path, MAX_ROOT_BYTES)))
+        found.append((int(number), path))
     return sorted(found)
 
 

@@ -4,6 +4,7 @@ Root and targets need ``threshold`` banks; snapshot and timestamp the online key
 coordinator that is taken over can withhold what is new, until what the banks signed expires, and nothing else.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +13,7 @@ from typing import Any
 from securesystemslib.signer import Signature, Signer, SSlibKey
 from tuf.api.metadata import Key, Root, Snapshot, Targets, Timestamp
 
+from fedbank.membership.names import BANK, NAME
 from fedbank.release.errors import ReleaseError
 from fedbank.sealing.keys import PublicKey, SignatureError, SigningKey
 
@@ -24,7 +26,8 @@ class Signatories:
     """Release keys per bank, how many of them a change needs, and the coordinator's online key.
 
     Raises:
-        ReleaseError: a threshold that cannot be reached or that nobody needs to reach, or a key that two hold.
+        ReleaseError: a name that no bank has, a threshold that cannot be reached or that nobody needs to reach, or a
+            key that two hold.
     """
 
     consortium: str
@@ -33,6 +36,9 @@ class Signatories:
     online: PublicKey
 
     def __post_init__(self) -> None:
+        for name, pattern in ((self.consortium, NAME), *((bank, BANK) for bank in self.banks)):
+            if not re.fullmatch(pattern, name):  # shown to whoever signs: no name may end a line or look like another
+                raise ReleaseError("root", f"Expected names as the roster has them, got {name!r:.120}. Do not sign it.")
         if not 1 <= self.threshold <= len(self.banks):
             raise ReleaseError(
                 "threshold",

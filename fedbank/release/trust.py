@@ -1,6 +1,6 @@
 """Metadata that counts: read from bytes, judged by the root before it (TUF 1.0.34, section 5.3). Pure, no I/O."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from datetime import datetime
 from typing import TypeVar
 
@@ -35,7 +35,7 @@ def first_root(content: bytes) -> Metadata[Root]:
     return metadata
 
 
-def follow_roots(trusted: Metadata[Root], chain: Sequence[bytes]) -> Metadata[Root]:
+def follow_roots(trusted: Metadata[Root], chain: Iterable[bytes]) -> Metadata[Root]:
     """The last of ``chain``, each signed by the threshold of the one before and by its own.
 
     Raises:
@@ -60,6 +60,14 @@ def trusted_targets(root: Metadata[Root], content: bytes) -> Metadata[Targets]:
     return metadata
 
 
+def payload(metadata: Metadata[_T]) -> bytes:
+    """What a signature covers; ``ReleaseError`` if it holds a value that has no canonical form, such as 1.5."""
+    try:
+        return metadata.signed_bytes
+    except (RepositoryError, RecursionError) as error:
+        raise ReleaseError("metadata", f"Expected TUF metadata that can be signed, got {error!s:.120}.") from error
+
+
 def check_fresh(metadata: Metadata[_T], now: datetime) -> None:
     """``ReleaseError`` if the metadata has expired."""
     if metadata.signed.is_expired(now):
@@ -71,10 +79,11 @@ def check_fresh(metadata: Metadata[_T], now: datetime) -> None:
 
 
 def _judge(judge: Root, metadata: Metadata[_T], role: str) -> None:
+    signed_bytes = payload(metadata)
     try:
-        judge.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
+        judge.verify_delegate(role, signed_bytes, metadata.signatures)
     except (UnsignedMetadataError, ValueError) as error:
-        found = judge.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
+        found = judge.get_verification_result(role, signed_bytes, metadata.signatures)
         names = Signatories.of(judge).names()
         signed = ", ".join(sorted(names[keyid] for keyid in found.signed)) or "none"
         raise ReleaseError(

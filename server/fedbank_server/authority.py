@@ -10,7 +10,7 @@ from fedbank.certificates import SERVER_AUTH, Authority, load_key, new_key, read
 from fedbank.durable import write_atomic
 from fedbank.errors import ConfigError
 from fedbank.membership.folders import locked, new_folder
-from fedbank.membership.terms import NAME
+from fedbank.membership.names import NAME
 from fedbank.sealing.keys import SigningKey
 from fedbank.sealing.roster import Roster, sign_roster
 from fedbank_server.consortium import Files, read_consortium, render_settings

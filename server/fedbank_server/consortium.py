@@ -9,8 +9,9 @@ from fedbank.errors import ConfigError
 from fedbank.evidence.log import EVIDENCE, EvidenceLog
 from fedbank.evidence.origin import origin
 from fedbank.membership.folders import choose_folder
+from fedbank.membership.names import NAME
 from fedbank.membership.settings import Settings
-from fedbank.membership.terms import ADDRESS, NAME, TERMS, Terms
+from fedbank.membership.terms import ADDRESS, TERMS, Terms
 from fedbank.sealing.keys import PublicKey, SigningKey
 from fedbank.sealing.roster import COORDINATOR
 

@@ -18,7 +18,7 @@ from fedbank.durable import write_atomic
 from fedbank.errors import ConfigError
 from fedbank.membership.folders import read_document, utc
 from fedbank.membership.health import report
-from fedbank.membership.terms import BANK, BANK_MEANING
+from fedbank.membership.names import BANK, BANK_MEANING
 from fedbank.passphrases import add_passphrase, read_passphrase
 from fedbank.sealing.roster import COORDINATOR, Roster
 from fedbank_server.arguments import refuse_file

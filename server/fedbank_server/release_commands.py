@@ -79,7 +79,7 @@ def keys_command(words: Sequence[str]) -> int:
         now(),
         add=added,
         remove=chosen.remove,
-        threshold=chosen.threshold or consortium.terms.release_threshold,
+        threshold=consortium.terms.release_threshold if chosen.threshold is None else chosen.threshold,
         new_online=chosen.new_online_key,
     )
     return _say_drafted(folder, drafted)
@@ -267,7 +267,7 @@ def _say_drafted(folder: Path, drafted: DraftFolder) -> int:
 
 def _evaluate(release: Path, suite: Path, base: Path | None) -> Scores:
     """In a process of its own: the coordinator itself loads no model."""
-    command = [sys.executable, "-m", "fedbank.cli", "evaluate", str(release), "--suite", str(suite), "--json"]
+    command = [sys.executable, "-P", "-m", "fedbank.cli", "evaluate", str(release), "--suite", str(suite), "--json"]
     if base is not None:
         command += ["model=path", f"model.path={base}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -4,6 +4,7 @@ Who asks has been looked at by the gate. Names are held to a narrow form, so tha
 """
 
 import asyncio
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ class RepositoryPages:
 
 async def _send_file(send: Any, path: Path) -> None:
     with path.open("rb") as file:
-        size = path.stat().st_size
+        size = os.fstat(file.fileno()).st_size  # of this one: another may take its name now
         length = (b"content-length", str(size).encode())
         await send({"type": "http.response.start", "status": 200, "headers": [*_TYPE, length]})
         while size > 0:

@@ -1,12 +1,13 @@
 """Adopting a release: what a bank takes, what it refuses with which figures, and that a refusal changes nothing."""
 
+import json
 import random
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from bank_world import MemberBank, policy
@@ -136,12 +137,17 @@ def test_trust_begins_once(bank: MemberBank, tmp_path: Path) -> None:
     bank.home.pin(bank.world.pinned)
 
 
-def test_a_damaged_word_on_what_is_adopted_says_what_to_do(bank: MemberBank) -> None:
+@pytest.mark.parametrize(
+    "changed",
+    [None, {"release": "trust"}, {"release": "a..b"}, {"seq": True}, {"since": 7}, {"channel": []}, {"previous": {}}],
+)
+def test_a_damaged_word_on_what_is_adopted_says_what_to_do(changed: dict[str, Any] | None, bank: MemberBank) -> None:
     bank.sync()
-    (bank.home.folder / "adopted.json").write_text("{}")
+    path = bank.home.folder / "adopted.json"
+    path.write_text("{}" if changed is None else json.dumps(json.loads(path.read_bytes()) | changed))
     with pytest.raises(RunError, match="Delete the file and run: fedbank client sync"):
         bank.sync()
-    (bank.home.folder / "adopted.json").unlink()
+    path.unlink()
     assert bank.sync().startswith("Adopted spring-1")
 
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import shutil
+from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
 
@@ -11,6 +12,7 @@ from release_world import World
 
 from fedbank.release.build import Scores
 from fedbank.release.errors import ReleaseError
+from fedbank.release.offline import verify_release
 
 
 @pytest.fixture
@@ -121,3 +123,38 @@ def test_another_channel_is_followed_as_it_is_chosen(bank: MemberBank, world: Wo
     world.add("spring-2", value=0.25, channel="canary")
     assert "is the newest" in bank.sync()
     assert bank.adopted == "spring-1"
+
+
+def two_years(bank: MemberBank, world: World) -> None:
+    """spring-1, a year on spring-2, and the members' signatures made anew in time; spring-1 keeps those of its day."""
+    bank.sync()
+    world.now += timedelta(days=300)
+    world.publish(world.root_change(), ("bank1", "bank2"))
+    world.add("spring-2", value=0.25, channel="stable")
+    bank.sync()
+    world.now += timedelta(days=100)
+
+
+def test_there_is_a_way_back_to_a_release_that_is_older_than_the_signatures_it_came_with(
+    bank: MemberBank, world: World
+) -> None:
+    two_years(bank, world)
+    with pytest.raises(ReleaseError, match="expired"):
+        verify_release(bank.home.of("spring-1"), world.pinned, world.now)
+    bank.adoption().roll_back(None, world.now)
+    assert bank.adopted == "spring-1"
+    verify_release(bank.home.of("spring-1"), world.pinned, world.now)
+
+
+def test_the_members_too_can_go_back_to_a_release_of_last_year(bank: MemberBank, world: World) -> None:
+    two_years(bank, world)
+    world.move("stable", "spring-1")
+    assert bank.sync().startswith("Adopted spring-1, signed by bank2, bank3")
+
+
+def test_there_is_no_way_back_to_what_the_members_do_not_sign_any_more(bank: MemberBank, world: World) -> None:
+    two_years(bank, world)
+    world.now += timedelta(days=365)
+    with pytest.raises(ReleaseError, match="expired"):
+        bank.adoption().roll_back(None, world.now)
+    assert bank.adopted == "spring-2"

@@ -9,7 +9,7 @@ from draft_world import draft_of_release, travelling
 from release_world import World
 
 from fedbank.release.change import Draft, Published, Trusted
-from fedbank.release.contents import CARD, CONFIG, MAX_BYTES, WEIGHTS
+from fedbank.release.contents import CARD, CONFIG, MAX_BYTES, WEIGHTS, check_id
 from fedbank.release.drafts import DraftFolder, read_signature, sign_draft
 from fedbank.release.errors import ReleaseError
 from fedbank.sealing.keys import SigningKey
@@ -178,3 +178,25 @@ def test_a_release_needs_signatories_first() -> None:
     with pytest.raises(ReleaseError, match="there are no signatories yet"):
         DraftFolder(Path("nowhere")).change(Trusted(None, None, {}), Draft(None, None))
     assert Published("spring-1").sentence() == "publish the release spring-1"
+
+
+def test_a_file_with_a_field_that_nobody_agreed_to_is_refused(world: World) -> None:
+    draft, files = world.release_change(world.release("spring-1"))
+    assert draft.targets is not None
+    next(iter(draft.targets.signed.targets.values())).unrecognized_fields["custom"] = {"note": "signed unseen"}
+    with pytest.raises(ReleaseError, match="Expected releases/spring-1/"):
+        read_all(world, travelling(world.folder / "draft", draft, files))
+
+
+def test_what_nobody_could_sign_is_refused_before_anybody_looks_further(world: World) -> None:
+    drafted = draft_of_release(world, "spring-1")
+    path = drafted.folder / "targets.json"
+    path.write_text(path.read_text("utf-8").replace('"version":', '"more":1.5,"version":', 1), "utf-8")
+    with pytest.raises(ReleaseError, match="Expected TUF metadata that can be signed"):
+        read_all(world, drafted)
+
+
+@pytest.mark.parametrize("name", ["trust", "lock", "root.json", "adopted.json"])
+def test_a_release_is_not_called_like_what_else_a_bank_keeps_beside_it(name: str) -> None:
+    with pytest.raises(ReleaseError, match="Expected a release named"):
+        check_id(name)

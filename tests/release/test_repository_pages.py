@@ -92,3 +92,28 @@ def test_nothing_but_get_is_answered(folder: Path, method: str) -> None:
 )
 def test_no_other_name_leads_to_a_file(folder: Path, name: str) -> None:
     assert ask(folder, PREFIX + name) == (404, b"Not found.")
+
+
+def test_a_file_that_is_replaced_while_it_is_opened_is_served_whole(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The timestamp is, twice a day."""
+    path, opened = folder / "metadata" / "timestamp.json", Path.open
+    before = path.read_bytes()
+
+    def replaced(self: Path, *words: Any, **named: Any) -> Any:
+        file = opened(self, *words, **named)
+        if self == path:
+            (folder / "next").write_bytes(before + b" " * 7)
+            (folder / "next").replace(path)
+        return file
+
+    monkeypatch.setattr(Path, "open", replaced)
+    sizes = []
+
+    async def send(event: Any) -> None:
+        sizes.extend(int(value) for name, value in event.get("headers", ()) if name == b"content-length")
+
+    scope = {"path": f"{PREFIX}metadata/timestamp.json", "method": "GET"}
+    asyncio.run(RepositoryPages(folder)(scope, None, send))
+    assert sizes == [len(before)]

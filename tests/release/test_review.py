@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from release_world import World, manifest_of
 from fedbank.release.contents import CARD
 from fedbank.release.drafts import DraftFolder
 from fedbank.release.errors import ReleaseError
+from fedbank.release.repository import SIGNED_LIFE
+from fedbank.release.signatories import FIELD, tuf_key
 from fedbank.sealing.keys import PublicKey, SigningKey
 from fedbank_client.policy import Policy
 from fedbank_client.release_review import Review, review
@@ -167,7 +170,7 @@ def test_nobody_else_changes_this_banks_key(bank: MemberBank, world: World) -> N
         found = look(bank, travelling(world.folder / "draft", world.root_change()), mine)
         assert failed(found) == expected, found.checks
     del world.keys["bank1"]
-    (line,) = (check for check in look(bank, travelling(world.folder / "draft", world.root_change())).checks[1:])
+    line = look(bank, travelling(world.folder / "draft", world.root_change())).checks[1]
     assert line.passed and "sign only if it leaves" in line.said
 
 
@@ -193,6 +196,54 @@ def test_what_is_signed_names_where_a_channel_goes(bank: MemberBank, world: Worl
     draft, files = world.channel_change("stable", "spring-2", 3, world.folder / "stable.json")
     with pytest.raises(ReleaseError, match="Expected change 2 of the channel stable, got 3"):
         look(bank, travelling(world.folder / "other", draft, files))
+
+
+@pytest.mark.parametrize(
+    ("days", "expected"), [(-1, ["valid until"]), (0, []), (365, []), (367, ["valid until"]), (9999, ["valid until"])]
+)
+def test_nobody_signs_for_longer_than_a_year(days: int, expected: list[str], bank: MemberBank, world: World) -> None:
+    """What the banks signed is all that ends a coordinator's withholding: it is not the coordinator's to choose."""
+    world.now += timedelta(days=days, hours=1) - SIGNED_LIFE
+    for draft in (draft_of_release(world, "spring-1", **_banks()), travelling(world.folder / "x", world.root_change())):
+        found = look(bank, draft)
+        assert failed(found) == expected, found.checks
+        assert found.checks[-1].said.endswith(f"{world.expires:%Y-%m-%d}")
+
+
+@pytest.mark.parametrize(
+    "name", ["bank4\nok   own key: yours", "b\x1b[2K", "bank\u202e4", "b\u0430nk4", "Bank4", "x, of whom 3"]
+)
+def test_a_name_that_would_change_what_a_signer_reads_is_refused(name: str, bank: MemberBank, world: World) -> None:
+    draft = world.root_change()
+    assert draft.root is not None
+    root = draft.root.signed
+    key = tuf_key(SigningKey.derived("bank4").public)
+    for role in ("root", "targets"):
+        root.add_key(key, role)
+    root.unrecognized_fields[FIELD]["banks"][name] = key.keyid
+    with pytest.raises(ReleaseError, match="Expected names as the roster has them, got") as refused:
+        look(bank, travelling(world.folder / "draft", draft))
+    assert str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize("field", ["campaign", "rule", "code"])
+def test_a_manifest_that_would_change_what_a_signer_reads_is_refused(
+    field: str, bank: MemberBank, world: World
+) -> None:
+    training = {**OURS.training, field: "spring\nok   result: received what the release has"}
+    with pytest.raises(ReleaseError, match=rf"training\.{field} is no short text"):
+        look(bank, draft_of_release(world, "spring-1", training=training))
+    with pytest.raises(ReleaseError, match=r"a name in privacy\.banks is no short text"):
+        look(bank, draft_of_release(world, "spring-2", **_banks(**{"bank9\x1b[8m": None})))
+
+
+def test_what_a_refusal_quotes_cannot_write_over_it(bank: MemberBank, world: World) -> None:
+    drafted = draft_of_release(world, "spring-1")
+    path = drafted.folder / "targets.json"
+    path.write_text(path.read_text("utf-8").replace('"targets"', '"\\u001b[2J\\nok"', 1), "utf-8")
+    with pytest.raises(ReleaseError) as refused:
+        look(bank, drafted)
+    assert str(refused.value).isprintable()
 
 
 def test_a_first_root_is_looked_at_by_a_bank_that_trusts_none_yet(world: World, tmp_path: Path) -> None:

@@ -97,6 +97,8 @@ ROWS: list[tuple[str, tuple[float, float], dict[str, Any], list[str]]] = [
     ("the base is better than said", (2.0, 1.5), {"base": {"nll": 2.2}}, ["suite"]),
     ("no number on the suite", (2.0, 1.5), {"adapter": {"nll": NAN}}, ["suite"]),
     ("a score that the release does not give", (2.0, 1.5), {"base": {"nll": 2.31, "exact_match": 0.5}}, ["suite"]),
+    ("fewer records than said", (2.0, 1.5), {"records": 39}, ["suite"]),
+    ("a score that only the release gives", (2.0, 1.5), {"base": {}, "adapter": {}}, ["suite"]),
     ("another suite", (2.0, 1.5), {"suite": "0" * 64}, ["suite"]),
 ]
 
@@ -121,3 +123,23 @@ def test_scores_that_do_not_come_out_again_are_not_signed(
     drafted = draft_of_release(world, "spring-1", privacy={**privacy_of(), "banks": {}})
     found = review(bank.home, drafted, policy(), None, (), suite=tmp_path / "suite.jsonl")
     assert [check.name for check in found.checks if not check.passed] == failed, found.checks
+
+
+def test_what_is_scored_is_what_was_read_even_if_the_draft_is_exchanged_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a share somebody may put another adapter there for as long as the scoring takes, and then the first again."""
+    world = World(tmp_path / "world")
+    bank, seen = MemberBank(world, tmp_path / "member"), list[bytes]()
+    drafted = draft_of_release(world, "spring-1", privacy={**privacy_of(), "banks": {}})
+    weights = drafted.folder / "files" / "releases" / "spring-1" / WEIGHTS
+    signed = weights.read_bytes()
+
+    def score(adapter: Path, overrides: object) -> Scores:
+        weights.write_bytes(b"a better one")
+        seen.append((adapter / WEIGHTS).read_bytes())
+        weights.write_bytes(signed)
+        return Scores("", 20, {"nll": 2.0}, {"nll": 1.5})
+
+    monkeypatch.setattr("fedbank_client.release_review.score_apart", score)
+    assert review(bank.home, drafted, policy(), None, (), suite=None).passed and seen == [signed]

@@ -5,6 +5,8 @@ What happens in that process is seen through ``sitecustomize``, which Python run
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,41 @@ def test_the_process_that_loads_a_release_is_another_and_has_no_network(
             score_apart(release, ())
     number, said = out.read_text().split("|")
     assert said == "this process has no network" and int(number) != os.getpid()
+
+
+def test_no_module_of_the_folder_that_a_bank_stands_in_runs(
+    release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who reviews a draft may well stand in its folder: beside files/ it may hold anything."""
+    out = tmp_path / "ran"
+    for name in ("numpy.py", "hydra.py", "fedbank.py"):
+        (tmp_path / name).write_text(f"open({str(out)!r}, 'w').close()\n", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ReleaseError, match="Expected exactly"):
+        score_apart(release, ())
+    assert not out.exists()
+
+
+def test_a_process_without_network_asks_for_no_address_either() -> None:
+    code = """
+import socket
+from fedbank_client.evaluation import _cut_off
+_cut_off()
+for ask in (
+    lambda: socket.getaddrinfo("localhost", 80),
+    lambda: socket.gethostbyname("localhost"),
+    lambda: socket.create_connection(("127.0.0.1", 9)),
+    lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendmsg([b"x"], [], 0, ("127.0.0.1", 9)),
+):
+    try:
+        ask()
+    except OSError as error:
+        assert str(error) == "this process has no network", error
+    else:
+        raise SystemExit("it was answered")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,11 @@ def targets_of_before(world: World, folder: Path) -> None:
     shutil.copyfile(world.repository.metadata / "2.targets.json", folder / "signatures" / "targets.json")
 
 
+def targets_with_a_number_that_nobody_can_sign(world: World, folder: Path) -> None:
+    path = folder / "signatures" / "targets.json"
+    path.write_text(path.read_text("utf-8").replace('"version":', '"more":1.5,"version":', 1), "utf-8")
+
+
 def one_signature_taken_away(world: World, folder: Path) -> None:
     path = folder / "signatures" / "targets.json"
     said = json.loads(path.read_bytes())
@@ -138,6 +143,7 @@ REFUSED: list[tuple[Attack, str]] = [
     (a_root_without_number, "files"),
     (targets_missing, "files"),
     (targets_without_end, "metadata"),
+    (targets_with_a_number_that_nobody_can_sign, "metadata"),
     (targets_of_before, "signatures"),
     (one_signature_taken_away, "signatures"),
     (another_release, "unlisted"),
@@ -195,3 +201,13 @@ def _take_anew(world: World, folder: Path) -> None:
     mirror = world.mirror("another")
     mirror.fetch(mirror.look(), "spring-1", folder / "adapter")
     copy_signatures(world.folder / "another" / "trust", folder / "signatures")
+
+
+def test_roots_behind_a_bad_one_are_not_read(folder: Path, world: World) -> None:
+    """There may be any number of them in a folder from elsewhere."""
+    for number in range(2, 500):
+        (folder / "signatures" / f"{number}.root.json").write_bytes(b"{}")
+    (folder / "signatures" / "500.root.json").symlink_to("nowhere")
+    with pytest.raises(ReleaseError) as refused:
+        verify_release(folder, world.pinned, world.now)
+    assert refused.value.check == "metadata"
