@@ -166,7 +166,7 @@ REACHES = {
 OPENS = {
     "connection.py": {"httpx", "ssl"},
     "flower_hooks.py": {"httpx", "ssl"},
-    "repository_client.py": {"httpx", "ssl"},
+    "repository_client.py": {"httpx", "socket", "ssl"},
     "doctor.py": {"fedbank.membership.health"},
     "membership_commands.py": {"fedbank.membership.health"},
     "home.py": {"fedbank.tls", "ssl"},
