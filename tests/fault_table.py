@@ -33,6 +33,10 @@ FAULTS = {
     22: "disk full at a commit, a charge, an evidence entry",
     23: "checkpoint cut or with a flipped bit",
     24: "database locked or corrupt",
+    28: "an older, frozen, mixed or forged repository of releases: refused, the old release serves",
+    29: "archives, pickles, links and other files in an adapter",
+    30: "an adapter's configuration that would load something else",
+    31: "malformed safetensors: headers, offsets, shapes, values",
     37: "privacy budget exhausted in mid-campaign",
     38: "key file open to others, token visible among processes",
 }

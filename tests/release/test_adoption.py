@@ -166,8 +166,13 @@ from datetime import UTC, datetime
 folder = Path(sys.argv[1])
 home = ReleaseHome(Home(folder / "member", "bank1", "alliance", ("x:1",), SigningKey.derived("coordinator").public))
 print("ready", flush=True)
+
+def note(*said):
+    with open(folder / "notes", "a") as file:
+        print(*said, file=file)
+
 for _ in range(1000):
-    adoption = Adoption(home, policy(), score, lambda *note: None)
+    adoption = Adoption(home, policy(), score, note)
     adoption.sync(FolderFetcher(folder / "repository"), "https://repository", "stable", datetime.now(UTC))
     back = home.adopted()
     if back.previous and back.release == "spring-2":
@@ -195,6 +200,8 @@ def test_adoption_is_whole_or_not_at_all_whenever_it_is_killed(bank: MemberBank,
         adopted = bank.adopted
         assert adopted in ("spring-1", "spring-2")
         verify_release(bank.home.of(adopted), world.pinned, world.now)
+    notes = (tmp_path / "notes").read_text()
+    assert notes.count("release-adopted spring-2") > 5 and "release-rolled-back spring-1" in notes, "it was at work"
     bank.sync(again=True)
     assert bank.adopted == "spring-2"
     assert not list(bank.home.folder.glob(".spring*")), "nothing half-fetched stays"

@@ -208,7 +208,19 @@ NAMED: dict[str, tuple[Callable[[Path], None], str]] = {
 ROWS = [*((attack.__name__, attack, check) for attack, check in REFUSED), *((n, *row) for n, row in NAMED.items())]
 
 
-@pytest.mark.parametrize(("attack", "check"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS])
+FAULTS = {
+    "files": pytest.mark.fault(29),
+    "manifest": pytest.mark.fault(29),
+    "release-id": pytest.mark.fault(29),
+    "config": pytest.mark.fault(30),
+    "weights": pytest.mark.fault(31),
+    "finite": pytest.mark.fault(31),
+    "norm": pytest.mark.fault(31),
+}
+"""Which row of the table of faults a check is about."""
+
+
+@pytest.mark.parametrize(("attack", "check"), [pytest.param(*row[1:], id=row[0], marks=FAULTS[row[2]]) for row in ROWS])
 def test_a_folder_that_is_not_exactly_a_release_is_refused(
     attack: Callable[[Path], None], check: str, tmp_path: Path
 ) -> None:

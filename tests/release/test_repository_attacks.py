@@ -178,6 +178,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize(("attack", "check"), REFUSED, ids=lambda value: getattr(value, "__name__", value))
 def test_an_attack_on_the_repository_is_refused_and_what_was_trusted_stays(
     attack: Attack, check: str, tmp_path: Path
