@@ -1,0 +1,286 @@
+"""The engine in this process: transformers on a CPU or a GPU, one thread that steps, releases as merged copies.
+
+Requests are encoded beside the event loop, queued by ``batching``, continued by ``decoding`` and come back as pieces of
+text. Every wait has an end: in the queue (``Limits.max_wait_s``) and between two pieces (``step_s``).
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedbank.errors import ModelError
+from fedbank.model.loading import ModelSpec, load_base_model, load_tokenizer
+from fedbank.serving.batching import Limits, Scheduler
+from fedbank.serving.decoding import Batch, Start
+from fedbank.serving.engine import BusyError, DownError, EngineError, Finish, Generation, Health, Piece, RequestError
+from fedbank.serving.merged import merged_copy, read_adapter
+from fedbank.serving.text import Detokeniser, encode
+
+_LOOK_S = 0.01
+_CLOSED = "Expected an engine that runs, got one that was stopped. Start the service again."
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """A base model in this process; ``digest``: of its folder, which a release must name."""
+
+    model: Any
+    tokenizer: Any
+    digest: str
+
+    @classmethod
+    def load(cls, spec: ModelSpec, digest: str) -> "LocalModel":
+        """From disk, frozen. A quantised one cannot take an adapter in: serve it with an external engine.
+
+        Raises:
+            ModelError: it cannot be loaded, or is quantised.
+        """
+        if spec.quantisation != "none":
+            raise ModelError(
+                f"Expected weights in float32 or bfloat16 in this process, got {spec.quantisation}. "
+                "Serve INT8 and INT4 with an external engine such as vLLM."
+            )
+        return cls(load_base_model(spec).model, load_tokenizer(spec), digest)
+
+
+@dataclass(slots=True, eq=False)
+class _Answer:
+    """A request on its way. Everything but ``inbox`` belongs to whoever holds the engine's lock."""
+
+    key: str
+    asked: Generation
+    tokens: list[int]
+    most: int
+    text: Detokeniser
+    loop: asyncio.AbstractEventLoop
+    inbox: asyncio.Queue[Piece | EngineError] = field(default_factory=asyncio.Queue)
+    count: int = 0
+
+
+class TransformersEngine:
+    """See the module and ``Engine``. ``step_s``: the longest that one step may take before the engine counts as down.
+
+    ``limits.max_tokens`` bounds the memory of the cache: ``plan`` says how many tokens fit.
+    """
+
+    def __init__(self, local: LocalModel, limits: Limits | None = None, *, step_s: float = 60.0) -> None:
+        self._local, self._step_s = local, step_s
+        self._context = int(local.model.config.max_position_embeddings)
+        self._ends = _end_tokens(local)
+        self._scheduler = Scheduler(limits or Limits())
+        self._batches: dict[str | None, Batch] = {None: Batch(local.model)}
+        self._answers: dict[str, _Answer] = {}
+        self._gone: set[str] = set()
+        self._leaving: set[str | None] = set()
+        self._number = 0
+        self._closed, self._stepped = False, time.monotonic()
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="fedbank-engine", daemon=True)
+        self._thread.start()
+
+    async def generate(self, asked: Generation) -> AsyncIterator[Piece]:
+        """See ``Engine``."""
+        answer = await self._begin(asked)
+        try:
+            while True:
+                piece = await self._next(answer)
+                yield piece
+                if piece.finish is not None:
+                    return
+        finally:
+            self._drop(answer)
+
+    async def load(self, release: str, adapter: Path) -> None:
+        """See ``Engine``. The copy is made beside the requests, and takes the memory of the adapted layers."""
+        if release in self._batches:
+            return
+        batch = await asyncio.to_thread(self._merge, adapter)
+        with self._changed:
+            if self._closed:
+                raise DownError(_CLOSED)
+            self._batches[release] = batch
+
+    async def unload(self, release: str) -> None:
+        """See ``Engine``. New requests for it are refused from now on; those that run end first."""
+        self._leaving.add(release)
+        try:
+            while True:
+                with self._changed:
+                    if self._closed or not any(one.asked.release == release for one in self._answers.values()):
+                        self._batches.pop(release, None)
+                        return
+                await asyncio.sleep(_LOOK_S)
+        finally:
+            self._leaving.discard(release)
+
+    async def health(self) -> Health:
+        """See ``Engine``."""
+        running, waiting = self._scheduler.running, self._scheduler.waiting
+        if self._closed or not self._thread.is_alive():
+            return Health(False, "The engine is stopped.", running, waiting)
+        if running and time.monotonic() - self._stepped > self._step_s:
+            return Health(False, "The engine's last step does not end.", running, waiting)
+        return Health(True, "", running, waiting)
+
+    async def close(self) -> None:
+        """See ``Engine``."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        await asyncio.to_thread(self._thread.join, self._step_s)
+
+    async def _begin(self, asked: Generation) -> _Answer:
+        if asked.max_new_tokens < 1:
+            raise RequestError(f"Expected an answer of at least 1 token, got {asked.max_new_tokens}. Ask for more.")
+        tokens = await asyncio.to_thread(encode, self._local.tokenizer, asked.turns, self._context - 1)
+        most = min(asked.max_new_tokens, self._context - len(tokens))
+        text = Detokeniser(self._local.tokenizer)
+        with self._changed:
+            if self._closed or not self._thread.is_alive():
+                raise DownError(_CLOSED)
+            if asked.release not in self._batches or asked.release in self._leaving:
+                raise RequestError(f"Expected a release that is loaded, got {asked.release}. Load it first.")
+            self._number += 1
+            answer = _Answer(str(self._number), asked, tokens, most, text, asyncio.get_running_loop())
+            self._scheduler.offer(answer.key, asked.priority, len(tokens) + most, time.monotonic())
+            self._answers[answer.key] = answer
+            self._changed.notify()
+        return answer
+
+    async def _next(self, answer: _Answer) -> Piece:
+        most = self._scheduler.limits.max_wait_s + self._step_s if answer.count == 0 else self._step_s
+        try:
+            found = await asyncio.wait_for(answer.inbox.get(), most)
+        except TimeoutError:
+            raise DownError(f"Expected the engine's next token within {most:g} s, got none.", most) from None
+        if isinstance(found, EngineError):
+            raise found
+        return found
+
+    def _drop(self, answer: _Answer) -> None:
+        """It is over, or nobody reads it any more: the slot is free at the next step."""
+        with self._changed:
+            if self._answers.pop(answer.key, None) is not None:
+                self._gone.add(answer.key)
+                self._changed.notify()
+
+    def _merge(self, adapter: Path) -> Batch:
+        manifest, tensors = read_adapter(adapter, self._local.digest)
+        return Batch(merged_copy(self._local.model, manifest, tensors))
+
+    # From here on: the thread that steps.
+
+    def _run(self) -> None:
+        try:
+            while (joined := self._wait()) is not None:
+                self._turn(joined)
+        finally:
+            with self._changed:
+                self._closed = True
+                self._fail(list(self._answers), DownError(_CLOSED))
+
+    def _wait(self) -> list[str] | None:
+        """Until there is something to do: who joins; ``None`` at the end."""
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                for key in self._gone:
+                    self._scheduler.leave(key, now)
+                for batch in self._batches.values():
+                    batch.leave(list(self._gone))
+                self._gone.clear()
+                late = self._scheduler.overdue(now)
+                self._fail(late, BusyError(_waited(self._scheduler.limits), self._scheduler.retry_after_s()))
+                if self._closed:
+                    return None
+                joined = self._scheduler.take(now)
+                if joined or self._scheduler.running:
+                    self._stepped = now
+                    return joined
+                until = min(self._scheduler.next_event(now), self._scheduler.first_overdue())
+                self._changed.wait(None if until == float("inf") else max(0.0, until - now))
+
+    def _turn(self, joined: list[str]) -> None:
+        """A prefill of those who joined, and one step of everybody else; each release's batch for itself."""
+        with self._changed:
+            starts: dict[str | None, list[Start]] = {}
+            for key in joined:
+                if (one := self._answers.get(key)) is not None:
+                    start = Start(key, one.tokens, one.asked.temperature, one.asked.seed)
+                    starts.setdefault(one.asked.release, []).append(start)
+            batches = dict(self._batches)
+        for release, batch in batches.items():
+            try:
+                drawn = batch.step()
+                drawn |= batch.join(starts.get(release, []))
+            except RuntimeError:  # what torch raises: out of memory above all
+                self._abandon(batch, [one.key for one in starts.get(release, [])])
+                continue
+            self._hand_out(batch, drawn)
+
+    def _abandon(self, batch: Batch, joining: list[str]) -> None:
+        """A batch that torch gave up: its requests fail, the engine goes on."""
+        lost = [*batch.keys, *joining]
+        batch.leave(lost)
+        with self._changed:
+            self._fail(lost, DownError("Expected the model's next token, got an error of torch, often memory.", 5.0))
+
+    def _hand_out(self, batch: Batch, drawn: dict[str, int]) -> None:
+        """Every new token to whom it belongs; who is finished leaves."""
+        ready: dict[asyncio.AbstractEventLoop, list[tuple[_Answer, Piece | EngineError]]] = {}
+        done = []
+        with self._changed:
+            for key, token in drawn.items():
+                if (answer := self._answers.get(key)) is None:
+                    continue
+                piece = self._piece(answer, token)
+                ready.setdefault(answer.loop, []).append((answer, piece))
+                if piece.finish is not None:
+                    done.append(key)
+                    del self._answers[key]
+                    self._scheduler.leave(key, time.monotonic())
+        batch.leave(done)
+        for loop, pieces in ready.items():
+            _post(loop, pieces)
+
+    def _piece(self, answer: _Answer, token: int) -> Piece:
+        answer.count += 1
+        if token in self._ends:
+            return Piece(answer.text.rest(), 1, "stop", len(answer.tokens))
+        text, finish = answer.text.push(token), _finish(answer)
+        return Piece(text + answer.text.rest(), 1, finish, len(answer.tokens)) if finish else Piece(text, 1)
+
+    def _fail(self, keys: list[str], error: EngineError) -> None:
+        for key in keys:
+            self._scheduler.leave(key, time.monotonic())
+            if (answer := self._answers.pop(key, None)) is not None:
+                _post(answer.loop, [(answer, error)])
+
+
+def _post(loop: asyncio.AbstractEventLoop, found: list[tuple[_Answer, Piece | EngineError]]) -> None:
+    """One wake-up of the loop for a whole step."""
+
+    def deliver() -> None:
+        for answer, one in found:
+            answer.inbox.put_nowait(one)
+
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(deliver)
+
+
+def _finish(answer: _Answer) -> Finish | None:
+    return "length" if answer.count >= answer.most else None
+
+
+def _end_tokens(local: LocalModel) -> frozenset[int]:
+    """Qwen's generation settings name two ends, its configuration one."""
+    named = [local.model.generation_config.eos_token_id, local.model.config.eos_token_id, local.tokenizer.eos_token_id]
+    return frozenset(token for one in named if one is not None for token in (one if isinstance(one, list) else [one]))
+
+
+def _waited(limits: Limits) -> str:
+    return f"Expected a free slot within {limits.max_wait_s:g} s, got none. Try again later."
