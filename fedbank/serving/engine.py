@@ -4,7 +4,7 @@ An engine knows adapters by the name of their release and nothing of who asks, o
 this process or anywhere else; whatever happens to it ends in one of the errors below, within a bounded time.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -87,7 +87,7 @@ class RequestError(EngineError):
 class Engine(Protocol):
     """See the module. Closing the iterator of ``generate`` cancels the request and frees its slot."""
 
-    def generate(self, asked: Generation) -> AsyncIterator[Piece]:
+    def generate(self, asked: Generation) -> AsyncGenerator[Piece]:
         """The answer, piece by piece; ``EngineError`` at any moment."""
         ...
 

@@ -7,7 +7,7 @@ text. Every wait has an end: in the queue (``Limits.max_wait_s``) and between tw
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ class TransformersEngine:
         self._thread = threading.Thread(target=self._run, name="fedbank-engine", daemon=True)
         self._thread.start()
 
-    async def generate(self, asked: Generation) -> AsyncIterator[Piece]:
+    async def generate(self, asked: Generation) -> AsyncGenerator[Piece]:
         """See ``Engine``."""
         answer = await self._begin(asked)
         try:
