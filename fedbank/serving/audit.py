@@ -14,7 +14,7 @@ ANSWERED, ERASED, REVIEWED = "answer", "erase-customer", "review-feedback"
 _DIGEST = re.compile(r"[0-9a-f]{64}|base")
 _PSEUDONYM = re.compile(r"[0-9a-f]{32}")
 _REQUEST = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_POLICY = re.compile(r"[a-z][a-z0-9-]{0,23}/[0-9a-z.]{1,16}")
+_POLICY = re.compile(r"[a-z][a-z0-9-]{0,15}/[0-9a-z.]{1,12}")
 MAX_POLICIES = 4
 
 

@@ -4,7 +4,6 @@ Keys are fetched when they are needed, kept, and fetched again after a while or 
 neither often nor for long: whoever sends tokens with invented key ids does not make this service a nuisance.
 """
 
-import json
 import ssl
 import threading
 import time
@@ -25,6 +24,8 @@ from fedbank.serving.strict_json import strict_object
 DEVELOPMENT_PREFIX = "development-"
 """How the ids of a development issuer's keys begin; no other key set may hold one."""
 MAX_SET_BYTES, MAX_KEYS, MAX_KID, MIN_RSA_BITS = 1 << 18, 64, 200, 2048
+_EDDSA = frozenset({"EdDSA", "Ed25519"})
+"""The same under its older name and that of RFC 9864."""
 _PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 
 
@@ -64,7 +65,10 @@ def read_keys(content: bytes, said: str, *, development: bool = False) -> dict[s
                 f"Expected public keys only at {said}, got a private or a shared one. Publish the public set; if "
                 "others could read this one, make new keys."
             )
-        usable = _verifying_key(entry)
+        try:
+            usable = _verifying_key(entry)
+        except (JoseError, ValueError, TypeError, KeyError, OverflowError):  # no key at all
+            usable = None
         if usable is None:
             continue
         kid = entry.get("kid")
@@ -114,10 +118,14 @@ class KeySource:
     def key(self, kid: str, now: datetime) -> VerifyingKey | None:
         """The key, or ``None`` if the set has no such key; ``KeySetError`` if there is no set to look into."""
         at = now.timestamp()
-        if kid not in self._keys or abs(at - self._fetched) > self._times.refresh:
-            with self._lock:
+        is_known = kid in self._keys
+        is_due = not is_known or abs(at - self._fetched) > self._times.refresh
+        if is_due and self._lock.acquire(blocking=not is_known):  # whose key is here does not wait for another's fetch
+            try:
                 if abs(at - self._tried) >= self._times.pause:
                     self._try(at)
+            finally:
+                self._lock.release()
         if not self._keys or abs(at - self._fetched) > self._times.stale:
             raise KeySetError(self._problem or f"Expected keys from {self._said}, got none yet. Try again in a minute.")
         return self._keys.get(kid)
@@ -197,20 +205,17 @@ def _bounded(content: bytes, said: str) -> bytes:
 def _verifying_key(entry: dict[str, Any]) -> VerifyingKey | None:
     if entry.get("use", "sig") != "sig" or "verify" not in entry.get("key_ops", ["verify"]):
         return None
-    try:
-        key = JWKRegistry.import_key(json.loads(json.dumps(entry)))
-        algorithms = _algorithms(key)
-    except (JoseError, ValueError, TypeError, KeyError, OverflowError):
-        return None
-    if "alg" in entry:
-        algorithms &= {entry["alg"]} | ({"EdDSA", "Ed25519"} if entry["alg"] in ("EdDSA", "Ed25519") else set())
+    key = JWKRegistry.import_key(entry.copy())
+    algorithms, said = _algorithms(key), entry.get("alg")
+    if said is not None:
+        algorithms &= _EDDSA if said in _EDDSA else {said}
     return VerifyingKey(key, algorithms) if algorithms else None
 
 
 def _algorithms(key: Key) -> frozenset[str]:
     """What a key may verify is the key's matter, never the token's (RFC 8725, section 3.1)."""
     if isinstance(key, OKPKey) and key.curve_name == "Ed25519":
-        return frozenset({"EdDSA", "Ed25519"})
+        return _EDDSA
     if isinstance(key, ECKey) and key.curve_name == "P-256":
         return frozenset({"ES256"})
     if isinstance(key, RSAKey) and key.public_key.key_size >= MIN_RSA_BITS:
