@@ -32,11 +32,11 @@ SECRET = "the customer's card is 6222"
 
 
 class TinyServer:
-    """``seen``: the bodies of requests; ``down``: whether /health says so; ``slow``: until when everything hangs."""
+    """``seen``: the bodies of requests; ``down``: whether /health says so; ``base``: the name of the base model."""
 
-    def __init__(self, local: LocalModel, key: str = "") -> None:
+    def __init__(self, local: LocalModel, key: str = "", base: str = BASE) -> None:
         self.engine = TransformersEngine(local, Limits(window_s=0))
-        self.key, self.down = key, False
+        self.key, self.base, self.down = key, base, False
         self.seen: list[dict[str, Any]] = []
         self.releases: list[str] = []
         self.released = asyncio.Event()
@@ -67,7 +67,9 @@ class TinyServer:
         question = body["messages"][-1]["content"]
         if question.startswith("fault:"):
             return await self._fault(question.removeprefix("fault:"))
-        release = None if body["model"] == BASE else body["model"]
+        release = body["model"] if body["model"] in self.releases else None
+        if release is None and body["model"] != self.base:
+            return JSONResponse({"error": SECRET}, 404)
         turns = tuple(Turn(one["role"], one["content"]) for one in body["messages"])
         asked = Generation("x", turns, body["max_tokens"], release, 0, body["temperature"], body["seed"])
         pieces = self.engine.generate(asked)
@@ -138,7 +140,7 @@ class TinyServer:
         return PlainTextResponse("Success")
 
     async def _models(self, request: Request) -> Response:
-        return JSONResponse({"data": [{"id": name} for name in (BASE, *self.releases)]})
+        return JSONResponse({"data": [{"id": name} for name in (self.base, *self.releases)]})
 
     async def _health(self, request: Request) -> Response:
         return Response(status_code=503 if self.down else 200)
@@ -186,7 +188,7 @@ def main() -> None:
         sys.exit(f"no model in {chosen.model}")
     from serving_models import local_tiny
 
-    server = TinyServer(local_tiny(), os.environ["VLLM_API_KEY"])
+    server = TinyServer(local_tiny(), os.environ["VLLM_API_KEY"], chosen.model.name)
     uvicorn.run(server.app, port=chosen.port, log_level="critical")
 
 
