@@ -16,7 +16,7 @@ from typing import Literal
 
 from fedbank.data.redaction.finding import canonical, find
 from fedbank.data.redaction.kinds import LABELS, Kind
-from fedbank.data.redaction.vault import LONGEST_TOKEN, TOKEN, Entry, Vault
+from fedbank.data.redaction.vault import LONGEST_TOKEN, OPENING, TOKEN, Entry, Vault
 from fedbank.errors import DataError
 
 __all__ = [
@@ -37,7 +37,6 @@ PERSONAL = frozenset(LABELS)
 """Every kind that is replaced by tokens: all but secrets, which no policy lets through."""
 
 _CHINESE = re.compile("[\u4e00-\u9fff]")
-_OPENING = "〈<《⟨＜"
 
 
 class RefusedTextError(DataError):
@@ -103,6 +102,8 @@ def redact(text: str, *, policy: Policy = DEFAULT, vault: Vault | None = None) -
         raise RefusedTextError(secret)
     vault = Vault() if vault is None else vault
     vault.reserve(text)
+    if not found:
+        return Redacted(text, (), (), vault)
     chinese = policy.chinese(text)
     parts, spans, done = list[str](), list[Span](), 0
     for one in found:
@@ -144,7 +145,7 @@ class Restorer:
     def feed(self, piece: str) -> str:
         """What can be shown now that ``piece`` has come."""
         text = self._waiting + piece
-        opened = max(text.rfind(bracket, max(0, len(text) - LONGEST_TOKEN)) for bracket in _OPENING)
+        opened = max(text.rfind(bracket, max(0, len(text) - LONGEST_TOKEN)) for bracket in OPENING)
         complete = opened < 0 or TOKEN.match(text, opened) is not None
         self._waiting = "" if complete else text[opened:]
         return restore(text if complete else text[:opened], self._vault, self._allowed)

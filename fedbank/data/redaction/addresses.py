@@ -15,10 +15,9 @@ _STREET = "路|街|道|巷|胡同|弄|里|村|镇|乡|小区|花园|公寓|大�
 _SIDE = r"(?:[东西南北中][一二三四]?[路段街]?|[一二三四五六七八九十]段)"
 _ANCHOR = re.compile(rf"(?:{_STREET}){_SIDE}?[ ]?{_NUMBER}[ ]?(?:{_UNIT})")
 _ESTATE = "小区|花园|公寓|大厦|苑|家园|广场|楼"
-_REGION = "市|州|盟|区|县|旗|镇|乡|街道"
-_CHAIN = re.compile(
-    rf"(?:省|市|自治区|州|盟)(?:[{_HAN}]{{1,8}}?(?:{_REGION})){{1,3}}[{_HAN}]{{1,8}}?(?:村|屯|寨|社区|小区|花园|公寓|苑|家园)"
-)
+_VILLAGE = re.compile("村|屯|寨|社区|小区|花园|公寓|苑|家园")
+_REGION = re.compile("省|市|自治区|州|盟|区|县|旗|镇|乡|街道")
+_LEAST_REGIONS, _FARTHEST_REGION = 2, 9
 _TAIL = re.compile(
     rf"(?:[ ,，]?(?:{_NUMBER}[ ]?(?:{_UNIT})|[{_HAN}]{{2,10}}?(?:{_ESTATE}))|[ -]?[0-9]{{3,4}}(?![0-9元万.,年])){{1,6}}"
 )
@@ -55,16 +54,24 @@ _EN_AFTER = re.compile(
 def find_addresses(text: str) -> Iterator[Found]:
     """The addresses in the plain form ``text``, in no order."""
     if not text.isascii():
-        for anchor in (_ANCHOR, _CHAIN):
-            for match in anchor.finditer(text):
-                tail = _TAIL.match(text, match.end())
-                yield Found(_head(text, match.start()), match.end() if tail is None else tail.end(), Kind.ADDRESS)
+        for street in _ANCHOR.finditer(text):
+            yield _from_head_to_tail(text, _head(text, street.start()), street.end())
+        for village in _VILLAGE.finditer(text):
+            head = _head(text, village.start())
+            regions = [region.end() for region in _REGION.finditer(text, head, village.start())]
+            if len(regions) >= _LEAST_REGIONS and village.start() - regions[-1] < _FARTHEST_REGION:
+                yield _from_head_to_tail(text, head, village.end())
     for match in _EN_ANCHOR.finditer(text):
         window = max(0, match.start() - 60)
         before = _EN_BEFORE.search(text[window : match.start()])
         after = _EN_AFTER.match(text, match.end())
         start = match.start() if before is None else window + before.start()
         yield Found(start, match.end() if after is None else after.end(), Kind.ADDRESS)
+
+
+def _from_head_to_tail(text: str, head: int, end: int) -> Found:
+    tail = _TAIL.match(text, end)
+    return Found(head, end if tail is None else tail.end(), Kind.ADDRESS)
 
 
 def _head(text: str, street: int) -> int:

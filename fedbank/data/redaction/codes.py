@@ -11,10 +11,13 @@ from fedbank.data.redaction.surroundings import is_money, is_paper, said_before
 _LOCAL = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.!#$%&'*+/=?^_`{|}~-"
 _LONGEST_LOCAL = 64  # RFC 5321, 4.5.3.1.1
 _DOMAIN = re.compile(r"[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,7}\.[A-Za-z]{2,24}")
-_IBAN = re.compile(r"[A-Za-z](?<![0-9A-Za-z].)[A-Za-z][0-9]{2}[ -]?[0-9A-Za-z]")
+_LETTERED = re.compile(r"[0-9](?<=[A-Za-z].)")
+"""The digit after a letter: there are few of them, and every code with letters in front has one."""
 _PLAIN = re.compile(r"[0-9A-Za-z]")
-_CODE = re.compile(r"[0-9ANYany](?<![0-9A-Za-z].)[0-9A-Za-z][0-9]{6}[0-9A-Za-z]{10}(?![0-9A-Za-z])")
-_PAPER = re.compile(r"[A-Za-z](?<![0-9A-Za-z].)(?:[0-9]{8}(?:[0-9]{2})?|[A-Za-z][0-9]{7})(?![0-9A-Za-z])")
+_CODE_BODY = r"[0-9A-Za-z][0-9]{6}[0-9A-Za-z]{10}(?![0-9A-Za-z])"
+_CODE = re.compile(rf"[0-9](?<![0-9A-Za-z].){_CODE_BODY}")
+_LETTERED_CODE = re.compile(rf"[ANYany]{_CODE_BODY}")
+_PAPER = re.compile(r"[A-Za-z](?:[0-9]{8}(?:[0-9]{2})?|[A-Za-z][0-9]{7})(?![0-9A-Za-z])")
 _FOREIGN = re.compile(
     r"(?:护照|[Pp]assport)[^0-9A-Za-z，。,;；\n]{0,6}(?:(?:no|number|is|号)[^0-9A-Za-z]{1,3}){0,3}", re.I
 )
@@ -31,23 +34,40 @@ _LEAST_PLATE_DIGITS = 3
 
 def find_codes(text: str) -> Iterator[Found]:
     """Everything of letters and digits in the plain form ``text`` but e-mail addresses."""
-    for match in _IBAN.finditer(text):
-        if (end := _iban_end(text, match.start())) is not None:
-            yield Found(match.start(), end, Kind.IBAN)
+    for digit in _LETTERED.finditer(text):
+        yield from _lettered(text, digit.start())
     for match in _CODE.finditer(text):
-        if credit_code(match[0].upper()):
+        doubtful = match[0].isdecimal() and is_paper(text, match.start())
+        if credit_code(match[0].upper()) and not doubtful:
             yield Found(*match.span(), Kind.CREDIT_CODE)
-    for match in _PAPER.finditer(text):
-        if (kind := _travel(text, match)) is not None:
-            yield Found(*match.span(), kind)
-    for match in _FOREIGN.finditer(text):
-        if (number := _FOREIGN_NUMBER.match(text, match.end())) is not None:
-            yield Found(*number.span(), Kind.PASSPORT)
-    for match in _TAIWAN.finditer(text):
-        yield Found(*match.span(1), Kind.PERMIT)
-    for match in _PLATE.finditer(text):
-        if sum(char.isdecimal() for char in match[1]) >= _LEAST_PLATE_DIGITS:
-            yield Found(*match.span(), Kind.PLATE)
+    small = text.lower()
+    if "护照" in text or "passport" in small:
+        for match in _FOREIGN.finditer(text):
+            if (number := _FOREIGN_NUMBER.match(text, match.end())) is not None:
+                yield Found(*number.span(), Kind.PASSPORT)
+    if "通行证" in text or "台胞证" in text or "permit" in small:
+        for match in _TAIWAN.finditer(text):
+            yield Found(*match.span(1), Kind.PERMIT)
+    if not text.isascii():
+        for match in _PLATE.finditer(text):
+            if sum(char.isdecimal() for char in match[1]) >= _LEAST_PLATE_DIGITS:
+                yield Found(*match.span(), Kind.PLATE)
+
+
+def _lettered(text: str, digit: int) -> Iterator[Found]:
+    """What begins with the one or two letters before the digit there."""
+    start = digit - 2 if _PLAIN.match(text, max(0, digit - 2)) and digit > 1 else digit - 1
+    if not text[start].isalpha() or (start and _PLAIN.match(text, start - 1)):
+        return
+    if digit - start == 2 and (end := _iban_end(text, start)) is not None:
+        yield Found(start, end, Kind.IBAN)
+        return
+    code = _LETTERED_CODE.match(text, start)
+    if code is not None and credit_code(code[0].upper()):
+        yield Found(*code.span(), Kind.CREDIT_CODE)
+    paper = _PAPER.match(text, start)
+    if paper is not None and (kind := _travel(text, paper)) is not None:
+        yield Found(*paper.span(), kind)
 
 
 def find_emails(text: str) -> Iterator[Found]:

@@ -46,6 +46,9 @@ CHECKSUMMED = frozenset({Kind.IDENTITY_CARD, Kind.BANK_CARD, Kind.CREDIT_CODE, K
 """Kinds that a check character tells from an order number."""
 
 
+_RANK = {kind: rank for rank, kind in enumerate(Kind)}
+
+
 class Found(NamedTuple):
     """The characters ``start`` to ``end`` (exclusive) of the text that was searched are of this kind."""
 
@@ -55,10 +58,13 @@ class Found(NamedTuple):
 
 
 def merged(found: list[Found]) -> list[Found]:
-    """In order and apart: overlapping findings become one, of the longest one's kind, so that no part is left out."""
+    """In order and apart: overlapping findings become one, of the longest one's kind, so that no part is left out.
+
+    Of equally long ones the kind that comes first in :class:`Kind` counts.
+    """
     apart: list[Found] = []
     longest = 0
-    for one in sorted(found):
+    for one in sorted(found, key=lambda one: (one.start, one.end, _RANK[one.kind])):
         if not apart or one.start >= apart[-1].end:
             apart.append(one)
             longest = one.end - one.start

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 from fedbank.data.redaction.kinds import Found, Kind
-from fedbank.data.redaction.words import characters, words
+from fedbank.data.redaction.words import characters, first_characters, words
 
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff"
 _IS = r"(?:[ ]?(?:[:：=,，]|是|为|叫做|叫|姓名|名叫|名字是|名字叫|名为)){1,2}[ ]?[\"“「『(（【]?"
@@ -29,17 +29,19 @@ _LATIN = re.compile(r"[A-Z][A-Za-z'’-]*\.?(?: (?:(?:van|de|der|da|bin|al|von|l
 _LOWER = re.compile(r"[a-z][a-z'’-]+(?: [a-z][a-z'’-]+)?")
 
 _SINGLE, _RARE, _COMPOUND = characters("surnames"), characters("rare_surnames"), words("compound_surnames")
+_FREQUENT = first_characters("surnames", 100)
 _NOT_SECOND, _NOT_LAST, _NOT_NAMES = characters("not_second"), characters("not_last"), words("not_names")
 _EN_COMMON = words("english_common")
 _CHINESE_AFTER = re.compile(rf" ?[{_HAN}]")
 
 _EN_CUE = re.compile(
-    r"[NnHhAaCcBbSsWwPpGgDdFTUY](?:(?<=[Nn])(?i:ame)(?i:'s|d)?|(?<=[Hh])(?i:older|usband)|(?<=[Aa])(?i:pplicant|ttn)"
-    r"|(?<=[Cc])(?i:ontact(?: person)?|ustomer|alled)|(?<=[Bb])(?i:eneficiary|orrower)|(?<=[Ss])(?i:pouse|igned)"
-    r"|(?<=[Ww])(?i:ife)|(?<=[Pp])(?i:ayee)|(?<=[Gg])(?i:uarantor)|(?<=[Dd])(?i:ear))(?![A-Za-z])"
-    r"(?i:[ ]?(?:is|was|are|:|：|=|,|-)| (?=[A-Z]))(?: (?:called|named))?[ ]?"
+    r"name|holder|husband|wife|applicant|attn|contact|customer|called|beneficiary|borrower|spouse|signed|payee"
+    r"|guarantor|dear"
 )
-_EN_STRICT = re.compile(r"(?<![A-Za-z])(?:I am|I'm|I’m|[Tt]his is|[Ss]peaking with|Regards,|Sincerely,|Thanks,)\s")
+_EN_IS = re.compile(
+    r"(?:d|'s|’s| person)?(?:[ ]?(?:(?:is|was|are)(?![A-Za-z])|[:：=,-])| (?=[A-Z]))(?: (?:called|named))?[ ]?", re.I
+)
+_EN_STRICT = re.compile(r"(?:I am|I'm|I’m|[Tt]his is|[Ss]peaking with|Regards,|Sincerely,|Thanks,)\s")
 _EN_TITLE = re.compile(r"M(?<![A-Za-z].)(?:rs|r|s|iss)\.? ?(?=[A-Z])|Dr(?<![A-Za-z]..)\.? (?=[A-Z])")
 _EN_MY_NAME = re.compile(r"(?:my|our|his|her|the|full) (?:full )?name(?:'s|’s| is) ?\Z", re.I)
 
@@ -54,13 +56,17 @@ def find_names(text: str) -> Iterator[Found]:
 
 def _after_chinese_cues(text: str) -> Iterator[Found]:
     for cue in _FIELD.finditer(text):
-        said = cue[1] is not None or _DIRECT.search(cue[0]) is not None
-        if said and (end := _name_end(text, cue.end(), sure=cue[1] is not None or cue[0].endswith("叫"))) is not None:
-            yield Found(cue.end(), end, Kind.NAME)
+        start, sure = cue.end(), cue[1] is not None or cue[0].endswith("叫")
+        if not sure and _DIRECT.search(cue[0]) is None:
+            continue
+        end = _name_end(text, start, sure=sure) or (None if sure else _rare_name_end(text, start))
+        if end is not None:
+            yield Found(start, end, Kind.NAME)
     for cue in _I_AM.finditer(text):
-        end = _name_end(text, cue.end(), sure=False)
-        if end is not None and end - cue.end() >= 2 and _ENDS.match(text, end):
-            yield Found(cue.end(), end, Kind.NAME)
+        start = cue.end()
+        end = _name_end(text, start, sure=False) or _rare_name_end(text, start)
+        if end is not None and end - start >= 2 and _ENDS.match(text, end):
+            yield Found(start, end, Kind.NAME)
 
 
 def _name_end(text: str, start: int, *, sure: bool) -> int | None:
@@ -86,6 +92,20 @@ def _name_end(text: str, start: int, *, sure: bool) -> int | None:
     if any(title in written for title in ("先生", "女士", "小姐", "太太")):
         taken = re.split("先生|女士|小姐|太太", written)[0]
     return start + len(taken) if taken else None
+
+
+def _rare_name_end(text: str, start: int) -> int | None:
+    """Of three characters, none of which begins an ordinary word: 常思英, but not 常客."""
+    written = text[start : start + 3]
+    if (
+        len(written) < 3
+        or _HAN_RUN.fullmatch(written) is None
+        or written[0] not in _SINGLE
+        or written[:2] in _NOT_NAMES
+    ):
+        return None
+    ordinary = any(char in _NOT_SECOND for char in written[1:]) or written[2] in _NOT_LAST
+    return None if ordinary or not _ENDS.match(text, start + 3) else start + 3
 
 
 def _whole_field(text: str, start: int, written: str) -> int | None:
@@ -121,20 +141,22 @@ def _titled(name: str, styled: bool) -> bool:
         return False
     if len(name) == 1:
         return styled or name not in _RARE
-    return name[0] not in _RARE and not any(char in _NOT_SECOND for char in name[1:])
+    said = name[0] in _RARE and name[1] in _FREQUENT  # 和李明女士: not somebody called 和
+    return not said and not any(char in _NOT_SECOND for char in name[1:])
 
 
 def _english(text: str) -> Iterator[Found]:
-    for cue in _EN_CUE.finditer(text):
-        said = _EN_MY_NAME.search(text[max(0, cue.end() - 24) : cue.end()]) is not None
-        if (end := _english_end(text, cue.end(), 1, lower=said)) is not None:
-            yield Found(cue.end(), end, Kind.NAME)
-    for cue in _EN_STRICT.finditer(text):
-        if (end := _english_end(text, cue.end(), 2, lower=False)) is not None:
-            yield Found(cue.end(), end, Kind.NAME)
-    for cue in _EN_TITLE.finditer(text):
-        if (end := _english_end(text, cue.end(), 1, lower=False)) is not None:
-            yield Found(cue.end(), end, Kind.NAME)
+    for cue in _EN_CUE.finditer(text.lower()):
+        said = _EN_IS.match(text, cue.end())
+        if said is None:
+            continue
+        lower = _EN_MY_NAME.search(text[max(0, said.end() - 24) : said.end()]) is not None
+        if (end := _english_end(text, said.end(), 1, lower=lower)) is not None:
+            yield Found(said.end(), end, Kind.NAME)
+    for strict, least in ((_EN_STRICT, 2), (_EN_TITLE, 1)):
+        for cue in strict.finditer(text):
+            if (end := _english_end(text, cue.end(), least, lower=False)) is not None:
+                yield Found(cue.end(), end, Kind.NAME)
 
 
 def _english_end(text: str, start: int, least: int, *, lower: bool) -> int | None:

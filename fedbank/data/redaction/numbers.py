@@ -17,11 +17,15 @@ _GROUP = re.compile(r"[0-9]+")
 _CHECK_X = re.compile(r" ?-?[Xx](?![0-9A-Za-z])")
 _MOST_GROUPS, _MOST_DIGITS, _LONGEST_SEPARATOR = 7, 22, 2
 
+_DIGIT_BY_DIGIT = frozenset({11, 15, 16, 18, 19})
+
 _MOBILE = re.compile(r"1[3-9][0-9]{9}\Z")
 _LANDLINE = re.compile(r"0(?:10|2[0-57-9]|[3-9][0-9]{2})[2-8][0-9]{6,7}\Z")
 _SERVICE = re.compile(r"0?[48]00[0-9]{7}\Z")
 _MOBILE_WRITTEN = {(11,), (3, 4, 4), (3, 3, 5), (3, 8), (7, 4), (4, 4, 3), (4, 3, 4), (5, 6), (6, 5), (3, 2, 3, 3)}
 """How people group the 11 digits; a date with a time, or four amounts in a row, are not among them."""
+
+_FOUR = re.compile(r"[0-9]{4}[ -]\Z")
 
 _READ_ALOUD = re.compile(r"[一幺](?:[ ，,、]?[零〇一二三四五六七八九幺两]){10}(?![零〇一二三四五六七八九幺两])")
 _NUMERALS = str.maketrans("零〇一二三四五六七八九幺两", "0012345678912", " ，,、")
@@ -70,6 +74,10 @@ class _Number:
         opened = start > 0 and self.text[start - 1] in "(（" and (")" in inside or "）" in inside)
         return start - opened, self.end
 
+    def continues(self) -> bool:
+        """Whether it goes on the fours of a longer number: 1863 6585 246 after 6217 0088."""
+        return self.sizes[0] == 4 and _FOUR.match(self.text, max(0, self.start - 5), self.start) is not None
+
     def unlikely(self) -> bool:
         """Whether its surroundings make it something else than a telephone or an old card."""
         where = self.text, self.start, self.end
@@ -87,7 +95,7 @@ def _from(text: str, groups: list[tuple[int, int]], first: int) -> list[_Number]
         digits += text[start:end]
         sizes.append(end - start)
         last = end
-        if len(digits) > 6:
+        if len(digits) > 6 and (len(sizes) <= _MOST_GROUPS or len(digits) in _DIGIT_BY_DIGIT):
             numbers.append(_Number(text, begin, end, digits, tuple(sizes)))
     if len(digits) == 17 and (check := _CHECK_X.match(text, last)) is not None:
         numbers.append(_Number(text, begin, check.end(), digits + "X", tuple(sizes)))
@@ -105,8 +113,9 @@ def _document(number: _Number) -> Kind | None:
         called = said_before("identity", number.text, number.start)
         if identity_card(digits) or (called and unchecked_identity_card(digits)):
             return Kind.IDENTITY_CARD
-    if size == 15 and len(number.sizes) <= 4 and old_identity_card(digits) and not number.unlikely():
-        return Kind.IDENTITY_CARD
+    if size == 15 and len(number.sizes) <= 4 and not number.continues() and old_identity_card(digits):
+        if not number.unlikely():
+            return Kind.IDENTITY_CARD
     grouped = number.sizes[0] >= 4 or max(number.sizes) == 1
     if 14 <= size <= 19 and grouped and digits.isdecimal() and bank_card(digits):
         return Kind.BANK_CARD
@@ -118,19 +127,20 @@ def _telephone(number: _Number) -> Kind | None:
     if not 10 <= len(digits) <= 19 and not (plus and len(digits) >= 8):
         return None
     at_home, local = _at_home(digits, sizes, plus)
+    prefixed = len(at_home) < len(digits)
     kind = None
-    if _MOBILE.match(at_home) and (local in _MOBILE_WRITTEN or max(local) == 1):
+    if plus and not prefixed:
+        kind = Kind.INTERNATIONAL if digits[0] != "0" and len(digits) <= 15 else None
+    elif _MOBILE.match(at_home) and (local in _MOBILE_WRITTEN or max(local) == 1) and not number.continues():
         kind = Kind.MOBILE
-    elif not _SERVICE.match(at_home) and _is_landline(at_home, plus or len(at_home) < len(digits), local):
+    elif not _SERVICE.match(at_home) and _is_landline(at_home, prefixed, local):
         kind = Kind.LANDLINE
-    elif plus and digits[0] != "0" and 8 <= len(digits) <= 15:
-        kind = Kind.INTERNATIONAL
     return None if kind is None or number.unlikely() else kind
 
 
 def _at_home(digits: str, sizes: tuple[int, ...], plus: bool) -> tuple[str, tuple[int, ...]]:
     """Without the prefix of the mainland, +86 or 0086 (or 86 before a mobile number): the digits and their groups."""
-    code = "86" if plus or len(digits) == 13 else "0086"
+    code = "86" if plus or sizes[0] == 2 or (len(digits) == 13 and digits[2] == "1") else "0086"
     if not digits.startswith(code):
         return digits, sizes
     if sizes[0] == len(code):

@@ -11,15 +11,13 @@ from fedbank.data.redaction.kinds import Found, Kind
 from fedbank.data.redaction.words import words
 
 _STOP = r"0-9，。；！？,;!?\n"
-_CODE_CUE = (
-    r"验证码|校验码|动态码|动态口令|动态密码|短信码|激活码|确认码|安全码|密码|口令|[Pp][Ii][Nn]码"
-    r"|[Cc][Vv][VvCc]2?码?|[Cc][Vv][Nn]2?"
-    r"|(?i:one[- ]time (?:pass)?(?:code|word)|verification code|security code|passcode)"
-    r"|(?i:auth(?:entication|orization)? code)"
-    r"|(?i:confirmation code|(?:sms|login) code|(?:your|my|the) code(?= is)|password|passphrase)"
-    r"|(?<![A-Za-z])(?:OTP|otp|PIN|pin|Pin)(?![A-Za-z])"
+_CUE = re.compile(r"码|口令|code|pass(?:word|phrase|code| phrase)|otp|pin码?|cv[vcn]2?码?")
+"""In small letters; each branch begins with a plain character, by which the search leaps."""
+_CODE_OF = re.compile(
+    r"(?:one[- ]time (?:pass)?|verification |security |auth(?:entication|orization)? |confirmation |sms |login "
+    r"|your |my |the )\Z"
 )
-_CUE = re.compile(_CODE_CUE)
+_CODES = frozenset(["验证", "校验", "动态", "短信", "激活", "确认", "安全"])
 _CODE = r"(?:[0-9]{3,8}|[0-9]{3}[ -][0-9]{3}|[零〇一二三四五六七八九幺]{4,8})(?![0-9])"
 _NOT_A_CODE = (
     r"(?! ?(?:[年月日号元位次个分秒天岁版块万%]|小时|minutes?|digits?|characters?|times|days|hours|seconds|attempts"
@@ -34,16 +32,16 @@ _ELSE = re.compile(
 )
 _BEFORE = re.compile(
     r"(?<![0-9])((?:[0-9]{4,8}|[0-9]{3}[ -][0-9]{3}))[ ,，]?"
-    r"(?:是|作为|为|就是|这个|这是| (?:is|as|for) (?:my|the|your)|[(（])[^0-9，。\n]{0,10}\Z"
+    r"(?:是|作为|为|就是|这个|这是| (?:is|as|for) (?:my|the|your)|[(（])[^0-9，。\n]{0,20}\Z"
 )
-_PASSWORD_CUE = re.compile(r"(?:密码|口令|(?i:password|passphrase|passcode|pass phrase))\Z")
 _CONNECTED = re.compile(
     rf"[^{_STOP}A-Za-z]{{0,6}}?(?: ?(?:是|为|[:：=]|改成|改为|设为|设成|(?:is|was|to)(?= ))[ ]?(?:now |set to )?)"
     r"[\"“'「『(（【`]?"
     r"([!-~]{4,64})"
 )
-_GLUED = re.compile(r" ?[\"“'「『(（【`]?([!-~]{6,64})")
+_GLUED = re.compile(r" ?[\"“'「『(（【`]?([!-~]{4,64})")
 _NOT_PASSWORDS = words("not_passwords")
+_LETTER = re.compile(r"[a-z]")
 _EXPIRY = re.compile(
     r"(?:有效期(?:限|至|到)?|(?i:valid (?:thru|through|until)|expir(?:y|ation)(?: date)?|expires?|exp\.?(?: date)?))"
     r"[^0-9，。,;；\n]{0,6}((?:0[1-9]|1[0-2]) ?/ ?(?:20)?[2-4][0-9])(?![0-9/])"
@@ -52,31 +50,50 @@ _EXPIRY = re.compile(
 
 def find_secrets(text: str) -> Iterator[Found]:
     """The secrets in the plain form ``text``, in no order; two cues may give one away twice."""
-    for cue in _CUE.finditer(text):
-        after = _AFTER.match(text, cue.end())
-        if after is not None and _ELSE.search(text, cue.end(), after.start(1)) is None:
+    small = text.lower()
+    for cue in _CUE.finditer(small):
+        start, end = cue.span()
+        if not _names_a_secret(small, start, end, cue[0]):
+            continue
+        after = _AFTER.match(text, end)
+        if after is not None and _ELSE.search(text, end, after.start(1)) is None:
             yield Found(*after.span(1), Kind.SECRET)
-        window = max(0, cue.start() - 24)
-        before = _BEFORE.search(text[window : cue.start()])
+        window = max(0, start - 44)
+        before = _BEFORE.search(text[window:start])
         if before is not None:
             yield Found(window + before.start(1), window + before.end(1), Kind.SECRET)
-        if _PASSWORD_CUE.search(cue[0]) and (word := _password(text, cue.end())) is not None:
-            yield Found(*word, Kind.SECRET)
-    for match in _EXPIRY.finditer(text):
-        yield Found(*match.span(1), Kind.SECRET)
+        if cue[0] in "码口令" or cue[0].startswith("pass"):
+            word = _password(text, end)
+            if word is not None:
+                yield Found(*word, Kind.SECRET)
+    if "有效期" in text or "exp" in small or "valid" in small:
+        for match in _EXPIRY.finditer(text):
+            yield Found(*match.span(1), Kind.SECRET)
+
+
+def _names_a_secret(small: str, start: int, end: int, cue: str) -> bool:
+    """Whether the word is that of a secret, rather than a post code or a spinner."""
+    if cue == "码":
+        return small[max(0, start - 1) : start] == "密" or small[max(0, start - 2) : start] in _CODES
+    if cue == "code":
+        called = _CODE_OF.search(small[max(0, start - 20) : start])
+        return called is not None and (called[0] not in ("your ", "my ", "the ") or small.startswith(" is", end))
+    if cue[0] in "口pa" and not cue.startswith("pin"):
+        return True
+    return not (_LETTER.match(small, start - 1) if start else None) and not _LETTER.match(small, end)
 
 
 def _password(text: str, start: int) -> tuple[int, int] | None:
     """A word of letters, digits and signs that the text says is a password, or that only a password looks like."""
     match = _CONNECTED.match(text, start)
     if match is not None:
-        word = match[1].rstrip(".,;:!?\"')")
+        word = match[1].rstrip(".,;:\"')")
         if len(word) >= 4 and word.lower() not in _NOT_PASSWORDS:
             return match.start(1), match.start(1) + len(word)
         return None
     match = _GLUED.match(text, start)
     if match is None:
         return None
-    word = match[1].rstrip(".,;:!?\"')")
+    word = match[1].rstrip(".,;:\"')")
     mixed = any(char.isdecimal() for char in word) and any(char.isalpha() for char in word)
-    return (match.start(1), match.start(1) + len(word)) if len(word) >= 6 and mixed else None
+    return (match.start(1), match.start(1) + len(word)) if len(word) >= 4 and mixed else None

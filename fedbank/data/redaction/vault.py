@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from fedbank.data.redaction.kinds import LABELS, Kind
 
 _NAMES = "|".join(sorted({label for labels in LABELS.values() for label in labels}, key=len, reverse=True))
-TOKEN = re.compile(rf"[〈<《⟨＜]\s?({_NAMES})[ _]?([1-9][0-9]{{0,5}})\s?[〉>》⟩＞]", re.IGNORECASE)
+OPENING = "〈<《⟨＜"
+TOKEN = re.compile(rf"[{OPENING}]\s?({_NAMES})[ _]?([1-9][0-9]{{0,5}})\s?[〉>》⟩＞]", re.IGNORECASE)
 """A token, also as a model may bend it: other brackets, small letters, a space more or an underscore less."""
 
 LONGEST_TOKEN = max(map(len, _NAMES.split("|"))) + 12
@@ -56,6 +57,8 @@ class Vault:
 
     def reserve(self, text: str) -> None:
         """Never give out the tokens that ``text`` holds already: whoever wrote them meant no original of ours."""
+        if not any(bracket in text for bracket in OPENING):
+            return
         for match in TOKEN.finditer(text):
             token = spelled(match[1], match[2])
             if token not in self._by_token:

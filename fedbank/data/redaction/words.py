@@ -15,6 +15,11 @@ def characters(name: str) -> frozenset[str]:
     return frozenset("".join(_lists()[name].split()))
 
 
+def first_characters(name: str, count: int) -> frozenset[str]:
+    """The first ``count`` characters of the list ``name``."""
+    return frozenset("".join(_lists()[name].split())[:count])
+
+
 @cache
 def _lists() -> dict[str, str]:
     return tomllib.loads(resources.files(__package__).joinpath("words.toml").read_text(encoding="utf-8"))
