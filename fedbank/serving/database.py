@@ -5,6 +5,8 @@ is told in plain words without a statement and without a value.
 """
 
 import os
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,7 +60,7 @@ class Database:
                 f"Expected a driver for the store {self._said}, got: {error}. Install it, or name a SQLite file."
             ) from None
         if self._is_sqlite:
-            _prepare_sqlite(self._engine)
+            _prepare_sqlite(self._engine, patience_s)
         with self.writing() as connection:
             self._check_format(connection)
 
@@ -160,26 +162,46 @@ def _url(where: Path | str) -> URL:
 
 
 def _make_file(path: Path) -> None:
-    """An empty file of its owner's only: SQLite gives its journals the same mode."""
+    """An empty file of its owner's only: SQLite gives its journals the same mode.
+
+    One that is there is not opened: closing it would end the locks that this process's connections have on it
+    (fcntl(2); "How to corrupt an SQLite database file", section 2.2).
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        if not path.exists():
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except FileExistsError:
+        return  # another process was first
     except OSError as error:
         raise RecordsError(
             f"Expected to open the store {path}, got: {error.strerror}. Mend the permissions or name another."
         ) from None
 
 
-def _prepare_sqlite(engine: Engine) -> None:
+def _prepare_sqlite(engine: Engine, patience_s: float) -> None:
     """Journal ahead, every commit on disk, deleted bytes overwritten; transactions begin as this module says."""
 
     @event.listens_for(engine, "connect")
     def _connected(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # the driver itself begins no transaction
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "trusted_schema=OFF"):
+        _journal_ahead(connection, time.monotonic() + patience_s)
+        for pragma in ("synchronous=FULL", "secure_delete=ON", "trusted_schema=OFF"):
             connection.execute(f"PRAGMA {pragma}").close()
 
     @event.listens_for(engine, "begin")
     def _begun(connection: Connection) -> None:
         writes = connection.get_execution_options().get("fedbank_writes")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _journal_ahead(connection: Any, deadline: float) -> None:
+    """SQLite waits for nobody when two make a new file a journaled one: this does."""
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").close()
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
