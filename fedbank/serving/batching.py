@@ -34,7 +34,7 @@ class Limits:
     max_running: int = 8
     max_waiting: int = 64
     max_tokens: int = 65_536
-    window_s: float = 0.005
+    window_s: float = 0.002
     patience_s: float = 10.0
     max_wait_s: float = 30.0
 

@@ -8,6 +8,7 @@ without kernels of their own.
 
 import copy
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,12 @@ from torch import Tensor
 from fedbank.errors import ModelError
 from fedbank.release.contents import WEIGHTS
 from fedbank.release.inspection import inspect
-from fedbank.release.manifest import Manifest
 
 _PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 
 
-def read_adapter(folder: Path, base: str) -> tuple[Manifest, dict[str, Tensor]]:
-    """A release's manifest and tensors, inspected anew. ``base``: digest of the base model that is served.
+def read_adapter(folder: Path, base: str) -> tuple[dict[str, Tensor], float]:
+    """A release's tensors and their scale alpha / r, inspected anew. ``base``: digest of the base model served.
 
     Raises:
         ReleaseError: the folder is not exactly a release.
@@ -44,13 +44,14 @@ def read_adapter(folder: Path, base: str) -> tuple[Manifest, dict[str, Tensor]]:
             raise ModelError(
                 f"Expected the weights that were inspected in {folder}, got others. Sync the release again."
             )
-        return inspected.manifest, safetensors.torch.load(content)
+        about = inspected.manifest.adapter
+        return safetensors.torch.load(content), float(about["alpha"]) / about["rank"]
     except (OSError, SafetensorError) as error:
         raise ModelError(f"Expected readable weights in {folder}, got none. Sync the release again.") from error
 
 
-def merged_copy(base: Any, manifest: Manifest, tensors: dict[str, Tensor]) -> Any:
-    """A model of its own for the release; ``base`` stays as it is.
+def merge(base: Any, tensors: Mapping[str, Tensor], scale: float) -> Any:
+    """A model of its own with the adapter's ``tensors`` merged in, times ``scale``; ``base`` stays as it is.
 
     Raises:
         ModelError: the adapter does not fit the base model.
@@ -62,7 +63,6 @@ def merged_copy(base: Any, manifest: Manifest, tensors: dict[str, Tensor]) -> An
     own = {id(parameter) for parameter in adapted.values()}
     shared = [one for one in (*base.parameters(), *base.buffers()) if id(one) not in own]
     model = copy.deepcopy(base, {id(one): one for one in shared})
-    scale = float(manifest.adapter["alpha"]) / manifest.adapter["rank"]
     with torch.no_grad():
         for name in names:
             key = _PREFIX + name.removesuffix(".weight")

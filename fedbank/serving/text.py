@@ -43,11 +43,13 @@ def encode(tokenizer: Any, turns: Sequence[Turn], most: int) -> list[int]:
 
 
 class Detokeniser:
-    """Text from tokens as they come. A piece never ends inside a character: Chinese ones often take several tokens."""
+    """Text from tokens as they come. A piece never ends inside a character: Chinese ones often take several tokens.
+
+    Qwen's tokens are bytes (byte-level BPE), so that whole characters can be decoded without those before them.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._context: list[int] = []
         self._new: list[int] = []
 
     def push(self, token: int) -> str:
@@ -56,22 +58,17 @@ class Detokeniser:
         text = self._text()
         if text.endswith(_UNFINISHED) and len(self._new) < _LONGEST_HELD:
             return ""
-        self._context, self._new = self._new, []
+        self._new = []
         return text
 
     def rest(self) -> str:
         """What is left at the end, a character that never came complete as U+FFFD."""
         text = self._text() if self._new else ""
-        self._context, self._new = [], []
+        self._new = []
         return text
 
     def _text(self) -> str:
-        """Of the new tokens behind those before: some tokenizers write a first token differently."""
-        before = self._decode(self._context)
-        return self._decode(self._context + self._new)[len(before) :]
-
-    def _decode(self, tokens: list[int]) -> str:
-        text: str = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text: str = self._tokenizer.decode(self._new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
 

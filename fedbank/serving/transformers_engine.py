@@ -17,7 +17,7 @@ from fedbank.model.loading import ModelSpec, load_base_model, load_tokenizer
 from fedbank.serving.batching import Limits, Scheduler
 from fedbank.serving.decoding import Batch, Start
 from fedbank.serving.engine import BusyError, DownError, EngineError, Finish, Generation, Health, Piece, RequestError
-from fedbank.serving.merged import merged_copy, read_adapter
+from fedbank.serving.merged import merge, read_adapter
 from fedbank.serving.text import Detokeniser, encode
 
 _LOOK_S = 0.01
@@ -169,8 +169,8 @@ class TransformersEngine:
                 self._changed.notify()
 
     def _merge(self, adapter: Path) -> Batch:
-        manifest, tensors = read_adapter(adapter, self._local.digest)
-        return Batch(merged_copy(self._local.model, manifest, tensors))
+        tensors, scale = read_adapter(adapter, self._local.digest)
+        return Batch(merge(self._local.model, tensors, scale))
 
     # From here on: the thread that steps.
 

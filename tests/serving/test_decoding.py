@@ -11,7 +11,7 @@ from fedbank.model.folder import base_digest, tiny_folder
 from fedbank.release.contents import WEIGHTS
 from fedbank.serving.decoding import Batch, Start
 from fedbank.serving.engine import RequestError, Turn
-from fedbank.serving.merged import merged_copy, read_adapter
+from fedbank.serving.merged import merge, read_adapter
 from fedbank.serving.text import Detokeniser, encode, neutral
 
 END = 3
@@ -93,7 +93,7 @@ def test_odd_seeds_and_temperatures_end_nobodys_step() -> None:
 def test_a_merged_copy_answers_as_peft_does_and_leaves_the_base_as_it_is(tmp_path: Path) -> None:
     base, adapted = local_tiny(), write_tiny_adapter(tmp_path / "tiny-1")
     before = expected_text(base.model, QUESTIONS[0])
-    model = merged_copy(base.model, *read_adapter(tmp_path / "tiny-1", base.digest))
+    model = merge(base.model, *read_adapter(tmp_path / "tiny-1", base.digest))
     tokens = torch.tensor([start(QUESTIONS[0]).tokens])
     with torch.inference_mode():
         ours, pefts = model(tokens).logits, adapted.base(tokens).logits
@@ -105,7 +105,7 @@ def test_a_merged_copy_answers_as_peft_does_and_leaves_the_base_as_it_is(tmp_pat
 def test_a_merged_copy_shares_what_its_adapter_does_not_touch(tmp_path: Path) -> None:
     base = local_tiny()
     write_tiny_adapter(tmp_path / "tiny-1")
-    model = merged_copy(base.model, *read_adapter(tmp_path / "tiny-1", base.digest))
+    model = merge(base.model, *read_adapter(tmp_path / "tiny-1", base.digest))
     ours, theirs = dict(model.named_parameters()), dict(base.model.named_parameters())
     own = {name for name in ours if ours[name].data_ptr() != theirs[name].data_ptr()}
     assert own == {f"model.layers.{block}.self_attn.{name}_proj.weight" for block in (2, 3) for name in "qv"}
@@ -131,7 +131,7 @@ def test_an_adapter_for_other_layers_is_refused() -> None:
     _, weights = adapted_tiny()
     tensors = {name.replace("layers.2", "layers.9"): torch.from_numpy(tensor) for name, tensor in weights.items()}
     with pytest.raises(ModelError, match="for layers of this base model"):
-        merged_copy(local_tiny().model, None, tensors)  # type: ignore[arg-type]
+        merge(local_tiny().model, tensors, 1.0)
 
 
 @pytest.mark.parametrize("text", ["我要开户 🏦 请问？", "naïve café", "a\N{REPLACEMENT CHARACTER}b", "🏦" * 9])
