@@ -4,13 +4,13 @@ A token says who and which role. What it says of its own verification (keys, cri
 followed: such a header refuses the token. No message quotes a token.
 """
 
-import warnings
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NoReturn
 
 from joserfc import jws
-from joserfc.errors import ClaimError, ExpiredTokenError, JoseError, SecurityWarning
+from joserfc.jwa import JWSAlgModel
+from joserfc.errors import ClaimError, ExpiredTokenError, JoseError, UnsupportedAlgorithmError
 from joserfc.jwt import JWTClaimsRegistry
 from joserfc.util import urlsafe_b64decode
 
@@ -26,6 +26,18 @@ MAX_TOKEN, _MAX_SUBJECT, _MAX_SKEW_S = 8192, 256, 120
 _HEADER = frozenset({"alg", "kid", "typ", "x5t", "x5t#S256"})
 _TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 _REQUIRED = ("aud", "exp", "iss", "nbf", "sub")
+
+
+class _PinnedRegistry(jws.JWSRegistry):
+    """Knows ``ALGORITHMS`` alone, and does not warn of the name EdDSA, which identity providers still use."""
+
+    def get_alg(self, name: str) -> JWSAlgModel:
+        if name not in ALGORITHMS:
+            raise UnsupportedAlgorithmError
+        return self.algorithms[name]
+
+
+_PINNED = _PinnedRegistry()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +97,7 @@ class TokenVerifier:
         if header["alg"] not in known.algorithms or header["alg"] not in self._policy.algorithms:
             _refuse("an algorithm that this key and this bank allow", "another", "algorithm")
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", SecurityWarning)  # the name EdDSA, which identity providers still use
-                signed = jws.deserialize_compact(token.encode("ascii"), known.key, [header["alg"]])
+            signed = jws.deserialize_compact(token.encode("ascii"), known.key, registry=_PINNED)
             claims = strict_object(signed.payload or b"")
         except (JoseError, ValueError):
             _refuse("a signature by that key over claims in JSON", "something else", "signature")
