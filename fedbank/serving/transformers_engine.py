@@ -79,6 +79,8 @@ class TransformersEngine:
         self._number = 0
         self._closed, self._stepped = False, time.monotonic()
         self._changed = threading.Condition()
+        self._changing = asyncio.Lock()
+        """Releases are loaded and unloaded one after another: one that comes back waits until it is gone."""
         self._thread = threading.Thread(target=self._run, name="fedbank-engine", daemon=True)
         self._thread.start()
 
@@ -96,26 +98,24 @@ class TransformersEngine:
 
     async def load(self, release: str, adapter: Path) -> None:
         """See ``Engine``. The copy is made beside the requests, and takes the memory of the adapted layers."""
-        if release in self._batches:
-            return
-        batch = await asyncio.to_thread(self._merge, adapter)
-        with self._changed:
-            if self._closed:
-                raise DownError(_CLOSED)
-            self._batches[release] = batch
+        async with self._changing:
+            if release in self._batches:
+                return
+            batch = await asyncio.to_thread(self._merge, adapter)
+            with self._changed:
+                if self._closed:
+                    raise DownError(_CLOSED)
+                self._batches[release] = batch
 
     async def unload(self, release: str) -> None:
         """See ``Engine``. New requests for it are refused from now on; those that run end first."""
-        self._leaving.add(release)
-        try:
-            while True:
-                with self._changed:
-                    if self._closed or not any(one.asked.release == release for one in self._answers.values()):
-                        self._batches.pop(release, None)
-                        return
-                await asyncio.sleep(_LOOK_S)
-        finally:
-            self._leaving.discard(release)
+        async with self._changing:
+            self._leaving.add(release)
+            try:
+                while not self._forgotten(release):
+                    await asyncio.sleep(_LOOK_S)
+            finally:
+                self._leaving.discard(release)
 
     async def health(self) -> Health:
         """See ``Engine``."""
@@ -158,7 +158,7 @@ class TransformersEngine:
         except TimeoutError:
             raise DownError(f"Expected the engine's next token within {most:g} s, got none.", most) from None
         if isinstance(found, EngineError):
-            raise found
+            raise type(found)(str(found), found.retry_after_s)  # others get the same one, each its own traceback
         return found
 
     def _drop(self, answer: _Answer) -> None:
@@ -168,6 +168,13 @@ class TransformersEngine:
                 self._gone.add(answer.key)
                 self._changed.notify()
 
+    def _forgotten(self, release: str) -> bool:
+        with self._changed:
+            if not self._closed and any(one.asked.release == release for one in self._answers.values()):
+                return False
+            self._batches.pop(release, None)
+            return True
+
     def _merge(self, adapter: Path) -> Batch:
         tensors, scale = read_adapter(adapter, self._local.digest)
         return Batch(merge(self._local.model, tensors, scale))
@@ -176,36 +183,36 @@ class TransformersEngine:
 
     def _run(self) -> None:
         try:
-            while (joined := self._wait()) is not None:
-                self._turn(joined)
+            while (turn := self._wait()) is not None:
+                self._turn(*turn)
         finally:
             with self._changed:
                 self._closed = True
                 self._fail(list(self._answers), DownError(_CLOSED))
 
-    def _wait(self) -> list[str] | None:
-        """Until there is something to do: who joins; ``None`` at the end."""
+    def _wait(self) -> tuple[list[str], list[str]] | None:
+        """Until there is something to do: who joins, and who is gone; ``None`` at the end."""
+        gone: list[str] = []
         with self._changed:
             while True:
                 now = time.monotonic()
                 for key in self._gone:
                     self._scheduler.leave(key, now)
-                for batch in self._batches.values():
-                    batch.leave(list(self._gone))
+                gone += self._gone
                 self._gone.clear()
                 late = self._scheduler.overdue(now)
                 self._fail(late, BusyError(_waited(self._scheduler.limits), self._scheduler.retry_after_s()))
                 if self._closed:
                     return None
                 joined = self._scheduler.take(now)
-                if joined or self._scheduler.running:
+                if joined or self._scheduler.running or gone:
                     self._stepped = now
-                    return joined
+                    return joined, gone
                 until = min(self._scheduler.next_event(now), self._scheduler.first_overdue())
                 self._changed.wait(None if until == float("inf") else max(0.0, until - now))
 
-    def _turn(self, joined: list[str]) -> None:
-        """A prefill of those who joined, and one step of everybody else; each release's batch for itself."""
+    def _turn(self, joined: list[str], gone: list[str]) -> None:
+        """One step of everybody, and a prefill of those who joined; each release's batch for itself."""
         with self._changed:
             starts: dict[str | None, list[Start]] = {}
             for key in joined:
@@ -214,13 +221,13 @@ class TransformersEngine:
                     starts.setdefault(one.asked.release, []).append(start)
             batches = dict(self._batches)
         for release, batch in batches.items():
+            joining = starts.get(release, [])
             try:
-                drawn = batch.step()
-                drawn |= batch.join(starts.get(release, []))
+                batch.leave(gone)
+                self._hand_out(batch, batch.step())
+                self._hand_out(batch, batch.join(joining))
             except RuntimeError:  # what torch raises: out of memory above all
-                self._abandon(batch, [one.key for one in starts.get(release, [])])
-                continue
-            self._hand_out(batch, drawn)
+                self._abandon(batch, [one.key for one in joining])
 
     def _abandon(self, batch: Batch, joining: list[str]) -> None:
         """A batch that torch gave up: its requests fail, the engine goes on."""

@@ -218,6 +218,25 @@ def test_unloading_waits_for_who_is_being_answered_and_refuses_newcomers(tmp_pat
     run(test)
 
 
+def test_a_release_that_comes_back_while_it_leaves_is_there_in_the_end(tmp_path: Path) -> None:
+    adapted = write_tiny_adapter(tmp_path / "one")
+
+    async def test() -> None:
+        async with engine() as here:
+            await here.load("one", tmp_path / "one")
+            running = here.generate(asking(QUESTIONS[0], release="one"))
+            await anext(running)
+            leaving = asyncio.create_task(here.unload("one"))
+            await asyncio.sleep(0)
+            back = asyncio.create_task(here.load("one", tmp_path / "one"))
+            await running.aclose()
+            await asyncio.gather(leaving, back)
+            pieces = await collected(here.generate(asking(QUESTIONS[1], release="one")))
+            assert answer_of(pieces) == expected_text(adapted.base, QUESTIONS[1])
+
+    run(test)
+
+
 def test_a_release_of_another_base_model_is_not_loaded(tmp_path: Path) -> None:
     write_tiny_adapter(tmp_path / "one", base="e" * 64)
 
