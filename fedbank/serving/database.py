@@ -4,11 +4,12 @@ It knows connections, transactions and what may go wrong with them; it sees seal
 is told in plain words without a statement and without a value.
 """
 
+import math
 import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ class Database:
         self._is_sqlite = url.get_backend_name() == "sqlite"
         if self._is_sqlite and url.database:
             _make_file(Path(url.database))
-        timeout = {"timeout": patience_s} if self._is_sqlite else {}
+        self._patience_s = patience_s
+        timeout = {"timeout": patience_s} if self._is_sqlite else {"connect_timeout": math.ceil(patience_s)}
         try:
             self._engine = create_engine(url, hide_parameters=True, connect_args=timeout, pool_timeout=patience_s)
         except (NoSuchModuleError, ImportError, ArgumentError) as error:
@@ -70,6 +72,7 @@ class Database:
         writer = self._engine.execution_options(fedbank_writes=True)
         with self._in_words(), writer.begin() as connection:
             if not self._is_sqlite:
+                connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(1000 * self._patience_s)}")
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK})")
             yield connection
 
@@ -170,9 +173,8 @@ def _make_file(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    except FileExistsError:
-        return  # another process was first
+            with suppress(FileExistsError):  # another process was first
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except OSError as error:
         raise RecordsError(
             f"Expected to open the store {path}, got: {error.strerror}. Mend the permissions or name another."

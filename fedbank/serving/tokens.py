@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import Any, NoReturn
 
 from joserfc import jws
-from joserfc.jwa import JWSAlgModel
 from joserfc.errors import ClaimError, ExpiredTokenError, JoseError, UnsupportedAlgorithmError
+from joserfc.jwa import JWSAlgModel
 from joserfc.jwt import JWTClaimsRegistry
 from joserfc.util import urlsafe_b64decode
 

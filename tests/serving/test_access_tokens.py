@@ -152,6 +152,18 @@ def test_a_bad_token_is_turned_away_for_its_own_reason(name: str) -> None:
     assert not any(word in said for word in ("zhang", "mallory", "evil", "eyJ")), "no message quotes a token"
 
 
+def test_a_token_with_any_one_character_changed_is_refused_or_says_the_same() -> None:
+    good, judge = token(), verifier("ed")
+    principal, refused = judge.principal(good, NOW), 0
+    for at in range(len(good)):
+        for char in {"A", "_", ".", "=", "{", good[at].swapcase()} - {good[at]}:
+            try:
+                assert judge.principal(good[:at] + char + good[at + 1 :], NOW) == principal
+            except UnauthorizedError:
+                refused += 1
+    assert refused > 5 * len(good) * 0.8
+
+
 def test_a_token_that_is_good_now_is_not_for_ever() -> None:
     assert verifier().principal(token(), NOW)
     for seconds, reason in ((631, "expired"), (-31, "nbf")):
