@@ -44,7 +44,7 @@ class Said:
 
 
 class Sessions(Protocol):
-    """``owner`` is a pseudonym of whoever the session belongs to."""
+    """``owner`` is the pseudonym of the customer whose conversation it is: an erasure ends it by that name."""
 
     async def start(self, owner: str, now: datetime) -> str:
         """A new session's id, which nobody can guess."""
