@@ -180,7 +180,7 @@ _SHOWN = {
 def _starred(written: str, kind: Kind) -> str:
     same = canonical(written, kind)
     if kind is Kind.EMAIL:
-        return f"{same[0]}***{same[same.index('@') :]}"
+        return f"{same[0]}****{same[same.index('@') :]}"
     first, last = _SHOWN.get(kind, (0, 0))
     if len(same) < first + last + 1 or (kind is Kind.MOBILE and not same.isascii()):
         return "****"

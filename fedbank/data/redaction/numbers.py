@@ -113,9 +113,8 @@ def _document(number: _Number) -> Kind | None:
         called = said_before("identity", number.text, number.start)
         if identity_card(digits) or (called and unchecked_identity_card(digits)):
             return Kind.IDENTITY_CARD
-    if size == 15 and len(number.sizes) <= 4 and not number.continues() and old_identity_card(digits):
-        if not number.unlikely():
-            return Kind.IDENTITY_CARD
+    if size == 15 and len(number.sizes) <= 4 and old_identity_card(digits):
+        return None if number.continues() or number.unlikely() else Kind.IDENTITY_CARD
     grouped = number.sizes[0] >= 4 or max(number.sizes) == 1
     if 14 <= size <= 19 and grouped and digits.isdecimal() and bank_card(digits):
         return Kind.BANK_CARD

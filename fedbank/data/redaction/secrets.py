@@ -11,27 +11,29 @@ from fedbank.data.redaction.kinds import Found, Kind
 from fedbank.data.redaction.words import words
 
 _STOP = r"0-9，。；！？,;!?\n"
-_CUE = re.compile(r"码|口令|code|pass(?:word|phrase|code| phrase)|otp|pin码?|cv[vcn]2?码?")
+_CUE = re.compile(r"码|口令|背面.{0,4}[三四34]位|code|pass(?:word|phrase|code| phrase)|otp|pin码?|cv[vcn]2?码?")
 """In small letters; each branch begins with a plain character, by which the search leaps."""
 _CODE_OF = re.compile(
     r"(?:one[- ]time (?:pass)?|verification |security |auth(?:entication|orization)? |confirmation |sms |login "
     r"|your |my |the )\Z"
 )
+_SAID_TO_BE = re.compile(r"[^0-9.;?!\n]{0,28}(?:is|was|:) ?[0-9]{4,8}(?![0-9])")
 _CODES = frozenset(["验证", "校验", "动态", "短信", "激活", "确认", "安全"])
-_CODE = r"(?:[0-9]{3,8}|[0-9]{3}[ -][0-9]{3}|[零〇一二三四五六七八九幺]{4,8})(?![0-9])"
+_CODE = r"(?:[0-9]{3}[ -][0-9]{3}|[0-9]{3,8}|[零〇一二三四五六七八九幺]{4,8})(?![0-9])"
 _NOT_A_CODE = (
     r"(?! ?(?:[年月日号元位次个分秒天岁版块万%]|小时|minutes?|digits?|characters?|times|days|hours|seconds|attempts"
     r"|[-~至到][0-9]))"
 )
 _LINK = r"(?:是|为|[:：=]|is|was)"
 _AFTER = re.compile(
-    rf"(?:[^{_STOP}]{{0,8}}|[^0-9。！？!?\n]{{0,14}}{_LINK})[\s\"“'「『(（【]{{0,3}}({_CODE}){_NOT_A_CODE}"
+    rf"(?:[^{_STOP}]{{0,8}}?|[^0-9。！？!?\n]{{0,28}}?{_LINK})[\s\"“'「『(（【]{{0,3}}({_CODE}){_NOT_A_CODE}"
 )
 _ELSE = re.compile(
-    r"尾号|订单|手机|电话|卡号|账号|单号|编号|客服|拨打|热线|流水|ending|phone|order|card number|account|expire"
+    r"尾号|后四位|末四位|身份证|订单|手机|电话|卡号|账号|单号|编号|客服|拨打|热线|流水"
+    r"|ending|phone|order|card number|account|expire"
 )
 _BEFORE = re.compile(
-    r"(?<![0-9])((?:[0-9]{4,8}|[0-9]{3}[ -][0-9]{3}))[ ,，]?"
+    r"(?<![0-9])([0-9]{3}[ -][0-9]{3}|[0-9]{4,8})[ ,，]?"
     r"(?:是|作为|为|就是|这个|这是| (?:is|as|for) (?:my|the|your)|[(（])[^0-9，。\n]{0,20}\Z"
 )
 _CONNECTED = re.compile(
@@ -77,8 +79,9 @@ def _names_a_secret(small: str, start: int, end: int, cue: str) -> bool:
         return small[max(0, start - 1) : start] == "密" or small[max(0, start - 2) : start] in _CODES
     if cue == "code":
         called = _CODE_OF.search(small[max(0, start - 20) : start])
-        return called is not None and (called[0] not in ("your ", "my ", "the ") or small.startswith(" is", end))
-    if cue[0] in "口pa" and not cue.startswith("pin"):
+        anybodys = called is not None and called[0] in ("your ", "my ", "the ")
+        return called is not None and (not anybodys or _SAID_TO_BE.match(small, end) is not None)
+    if cue[0] in "口背p" and not cue.startswith("pin"):
         return True
     return not (_LETTER.match(small, start - 1) if start else None) and not _LETTER.match(small, end)
 
