@@ -51,8 +51,8 @@ class Database:
         url = _url(where)
         self._said = url.render_as_string(hide_password=True)
         self._is_sqlite = url.get_backend_name() == "sqlite"
-        if self._is_sqlite and url.database:
-            _make_file(Path(url.database))
+        if self._is_sqlite:
+            _make_file(Path(str(url.database)))
         self._patience_s = patience_s
         timeout = {"timeout": patience_s} if self._is_sqlite else {"connect_timeout": math.ceil(patience_s)}
         try:
@@ -69,7 +69,7 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction that nobody else writes during; it is on disk when the block ends, or none of it is."""
-        writer = self._engine.execution_options(fedbank_writes=True)
+        writer = self._engine.execution_options(fedbank_begin="BEGIN IMMEDIATE")
         with self._in_words(), writer.begin() as connection:
             if not self._is_sqlite:
                 connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(1000 * self._patience_s)}")
@@ -90,9 +90,9 @@ class Database:
         """
         if not self._is_sqlite:
             return
-        with self._in_words(), self._engine.connect() as connection:
-            cursor: Any = connection.connection.cursor()
-            held = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        outside = self._engine.execution_options(fedbank_begin="")
+        with self._in_words(), outside.connect() as connection:
+            held = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
         if held:
             raise RecordsError(
                 f"Expected to overwrite what was deleted from {self._said}, got another process that still reads it. "
@@ -157,11 +157,16 @@ def _url(where: Path | str) -> URL:
     if isinstance(where, Path):
         return URL.create("sqlite", database=str(where))
     try:
-        return make_url(where)
+        url = make_url(where)
+        kind = url.get_backend_name()
     except ArgumentError:
-        raise RecordsError(
-            "Expected the store's URL, such as postgresql+psycopg://user@host/name, got another text. Correct it."
-        ) from None
+        kind = "another text"
+    if kind == "postgresql" or (kind == "sqlite" and url.database not in (None, "", ":memory:")):
+        return url
+    raise RecordsError(
+        "Expected the store's URL, such as postgresql+psycopg://user@host/name, or a SQLite file, got "
+        f"{kind!r:.40}. Correct it."
+    )
 
 
 def _make_file(path: Path) -> None:
@@ -193,8 +198,8 @@ def _prepare_sqlite(engine: Engine, patience_s: float) -> None:
 
     @event.listens_for(engine, "begin")
     def _begun(connection: Connection) -> None:
-        writes = connection.get_execution_options().get("fedbank_writes")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        if begin := connection.get_execution_options().get("fedbank_begin", "BEGIN"):
+            connection.exec_driver_sql(begin)
 
 
 def _journal_ahead(connection: Any, deadline: float) -> None:

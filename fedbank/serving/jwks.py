@@ -50,16 +50,8 @@ def read_keys(content: bytes, said: str, *, development: bool = False) -> dict[s
         KeySetError: no JWK set, none that can be used, a private or symmetric key, a ``kid`` that is missing or there
             twice, or one of a development issuer where ``development`` is not said.
     """
-    try:
-        entries = strict_object(content).get("keys")
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise ValueError
-    except ValueError:
-        raise KeySetError(f"Expected a JSON Web Key Set at {said}, got something else. Correct the address.") from None
-    if len(entries) > MAX_KEYS:
-        raise KeySetError(f"Expected at most {MAX_KEYS} keys at {said}, got {len(entries)}. Take old ones out.")
     found: dict[str, VerifyingKey] = {}
-    for entry in entries:
+    for entry in _entries(content, said):
         if _PRIVATE & entry.keys():
             raise KeySetError(
                 f"Expected public keys only at {said}, got a private or a shared one. Publish the public set; if "
@@ -200,6 +192,18 @@ def _bounded(content: bytes, said: str) -> bytes:
     if len(content) > MAX_SET_BYTES:
         raise KeySetError(f"Expected a key set of at most {MAX_SET_BYTES} bytes at {said}, got more.")
     return content
+
+
+def _entries(content: bytes, said: str) -> list[dict[str, Any]]:
+    try:
+        entries = strict_object(content).get("keys")
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise ValueError
+    except ValueError:
+        raise KeySetError(f"Expected a JSON Web Key Set at {said}, got something else. Correct the address.") from None
+    if len(entries) > MAX_KEYS:
+        raise KeySetError(f"Expected at most {MAX_KEYS} keys at {said}, got {len(entries)}. Take old ones out.")
+    return entries
 
 
 def _verifying_key(entry: dict[str, Any]) -> VerifyingKey | None:

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 import json
+import warnings
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
@@ -25,7 +26,8 @@ POLICY = TokenPolicy(ISSUER, AUDIENCE)
 def key_of(kind: str) -> Key:
     """One key for every name, made once."""
     if kind.startswith("rsa"):
-        return RSAKey.generate_key(1024 if kind == "rsa-short" else 2048)
+        with warnings.catch_warnings(action="ignore"):  # the library says itself that 1024 bits are few
+            return RSAKey.generate_key(1024 if kind == "rsa-short" else 2048)
     if kind.startswith("ec"):
         return ECKey.generate_key("P-384" if kind == "ec-384" else "P-256")
     return OKPKey.generate_key("Ed25519")

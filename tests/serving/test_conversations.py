@@ -212,7 +212,9 @@ def test_a_store_of_a_later_format_is_refused(tmp_path: Path) -> None:
     ("where", "words"),
     [
         ("nonsense", "Expected the store's URL"),
-        ("oracle9://host/name", "Expected a driver"),
+        ("mysql://user:secret@host/name", "Expected the store's URL"),
+        ("sqlite://", "Expected the store's URL"),
+        ("sqlite:///:memory:", "Expected the store's URL"),
         ("postgresql+nodriver://user:secret@127.0.0.1/x", "Expected a driver"),
     ],
 )
