@@ -34,7 +34,7 @@ def server() -> Iterator[tuple[TinyServer, str]]:
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 60))  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(test(), 30))  # type: ignore[arg-type]
 
 
 @asynccontextmanager
