@@ -132,7 +132,9 @@ HOSTILE = (
 def hostile(characters: int) -> dict[str, str]:
     """Texts of that many characters: one piece again and again, and everything in any order."""
     drawn = random.Random(SEED).choices("0123456789 -()+Xx省市区路号村@.AE张姓名：密码是", k=characters)
-    return {piece: (piece * characters)[:characters] for piece in HOSTILE} | {"drawn": "".join(drawn)}
+    numbers = "，".join(f"138{at:08}" for at in range(characters // 12))
+    pieces = {piece: (piece * characters)[:characters] for piece in HOSTILE}
+    return pieces | {"drawn": "".join(drawn), "numbers": numbers}
 
 
 def growth(name: str, text: str, tries: int = 1) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def find(text: str) -> tuple[View, list[Found]]:
         found += find_codes(plain)
     if "@" in plain:
         found += find_emails(plain)
-    if not plain.isascii():
+    if "幺" in plain or "一" in plain:
         found += find_read_aloud(plain)
     found += find_addresses(plain)
     return seen, merged(found)

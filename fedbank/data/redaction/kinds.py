@@ -62,6 +62,8 @@ def merged(found: list[Found]) -> list[Found]:
 
     Of equally long ones the kind that comes first in :class:`Kind` counts.
     """
+    if len(found) < 2:
+        return found
     apart: list[Found] = []
     longest = 0
     for one in sorted(found, key=lambda one: (one.start, one.end, _RANK[one.kind])):

@@ -12,16 +12,12 @@ from fedbank.data.redaction.words import characters, first_characters, words
 
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff"
 _IS = r"(?:(?:[ ]?(?:[:：=,，]|是|为|叫做|叫|姓名|名叫|名字是|名字叫|名为)){1,2}[ ]?|[ ]{1,2})[\"“「『(（【]?"
-_FIELD = re.compile(
-    rf"(?:姓名|名字|我叫|他叫|她叫|名叫|户名|联系人|收款人|付款人|汇款人|持卡人|开户人|申请人|借款人|共同借款人|担保人|保证人"
-    rf"|投保人|被保险人|被保人|受益人|本人|收件人|寄件人|经办人|代理人|法人|法定代表人|负责人|客户经理|客户|配偶|紧急联系人|业主|房东|租客"
-    rf"|爸爸|妈妈|父亲|母亲|哥哥|姐姐|弟弟|妹妹|爷爷|奶奶|儿子|女儿|我太太|我先生|我爸爸|我妈妈|我丈夫|我妻子|我老公|我老婆|我爱人|我父亲|我母亲|我爸|我妈|我儿子|我女儿|我哥|我姐|我弟|我妹|我同事|我朋友|妻子|丈夫)"
-    rf"({_IS})?"
-)
+_FIELD = re.compile(rf"(?:{'|'.join(sorted(words('name_cues'), key=len, reverse=True))})({_IS})?")
 _DIRECT = re.compile(r"(?:[我他她名]叫|姓名|户名|人|丈夫|妻子|[公婆人爱]|父亲|母亲|儿子|女儿|我太太|爸爸|妈妈)\Z")
 _I_AM = re.compile(r"(?:我|这里|这边|您好)是")
 _TITLE = re.compile(r"先生|女士|小姐|太太|同志|阿姨|叔叔|大爷|经理|老师|主任|行长|医生|律师")
 _STYLED = "先生女士小姐太太同志阿姨叔叔大爷"
+_LETTER = re.compile("[A-Za-z]")
 _HAN_RUN = re.compile(rf"[{_HAN}]+")
 _ENDS = re.compile(rf"[^{_HAN}·]|\Z|先生|女士|小姐|太太|[，。、]")
 _DOTTED = re.compile(rf"[{_HAN}]{{1,10}}(?:[·•・][{_HAN}]{{1,10}}){{1,3}}")
@@ -51,7 +47,8 @@ def find_names(text: str) -> Iterator[Found]:
     if not text.isascii():
         yield from _after_chinese_cues(text)
         yield from _before_titles(text)
-    yield from _english(text)
+    if _LETTER.search(text) is not None:
+        yield from _english(text)
 
 
 def _after_chinese_cues(text: str) -> Iterator[Found]:

@@ -37,6 +37,9 @@ def find_numbers(text: str) -> Iterator[Found]:
         groups = [group.span() for group in _GROUP.finditer(text, *run.span())]
         first = 0
         while first < len(groups):
+            if _within_single_digits(groups, first):
+                first += 1
+                continue
             for number in reversed(_from(text, groups, first)):
                 kind = _kind(number)
                 if kind is not None:
@@ -45,6 +48,12 @@ def find_numbers(text: str) -> Iterator[Found]:
                     break
             else:
                 first += 1
+
+
+def _within_single_digits(groups: list[tuple[int, int]], first: int) -> bool:
+    """Whether it is one of many single digits and not the first: what is spelled out is not tried again from inside."""
+    (before, end), (start, stop) = groups[first - 1], groups[first]
+    return first > 0 and stop - start == 1 == end - before and start - end <= _LONGEST_SEPARATOR
 
 
 def find_read_aloud(text: str) -> Iterator[Found]:
