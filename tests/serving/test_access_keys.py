@@ -4,7 +4,7 @@ import json
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -223,12 +223,11 @@ def test_keys_from_an_https_address_verify_tokens(tmp_path: Path) -> None:
 def _trickles(request: BaseHTTPRequestHandler) -> None:
     request.send_response(200)
     request.end_headers()
-    stop = threading.Event()
-    try:
-        while not stop.wait(0.02):
+    pause = threading.Event()
+    with suppress(OSError):
+        for _ in range(100):  # two seconds
             request.wfile.write(b" ")
-    except OSError:
-        pass
+            pause.wait(0.02)
 
 
 ANSWERS: dict[str, tuple[Answer, str]] = {

@@ -135,7 +135,7 @@ ATTACKS: dict[str, tuple[str, str]] = {
     "a role in the wrong claim": (token(roles=None, role="operator"), "role"),
     "a role in the scope": (token(roles=None, scope="agent"), "role"),
     "a role in another case": (token(roles=["Agent"]), "role"),
-    "a role with a space": (token(roles="agent operator"), "role"),
+    "a role with a space": (token(roles="agent mail-user"), "role"),
     "a role in an object": (token(roles={"agent": True}), "role"),
     "a development token": (token(fedbank_development_only=True), "issuer"),
 }
