@@ -17,7 +17,7 @@ from typing import Literal
 from fedbank.data.redaction.finding import canonical, find
 from fedbank.data.redaction.kinds import LABELS, Kind
 from fedbank.data.redaction.vault import LONGEST_TOKEN, OPENING, TOKEN, Entry, Vault
-from fedbank.errors import DataError
+from fedbank.errors import FedBankError
 
 __all__ = [
     "Entry",
@@ -39,7 +39,7 @@ PERSONAL = frozenset(LABELS)
 _CHINESE = re.compile("[\u4e00-\u9fff]")
 
 
-class RefusedTextError(DataError):
+class RefusedTextError(FedBankError):
     """The text holds a password, a one-time code or the like (C3). ``places``: where, as (start, end); never what."""
 
     def __init__(self, places: tuple[tuple[int, int], ...]) -> None:

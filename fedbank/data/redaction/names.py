@@ -30,16 +30,15 @@ _NOT_SECOND, _NOT_LAST, _NOT_NAMES = characters("not_second"), characters("not_l
 _EN_COMMON = words("english_common")
 _CHINESE_AFTER = re.compile(rf" ?[{_HAN}]")
 
-_EN_CUE = re.compile(
-    r"name|holder|husband|wife|applicant|attn|contact person|is called|beneficiary|borrower|spouse|signed by|payee"
-    r"|guarantor|dear"
+_CAPITAL = re.compile(r"[A-Z][A-Za-z'’-]*")
+_EN_BEFORE = re.compile(
+    r"(?:(?P<title>(?<![A-Za-z])(?:Mr|Mrs|Ms|Miss|Dr)\.? ?)"
+    r"|(?P<strict>(?<![A-Za-z])(?:I am|I'm|I’m|[Tt]his is|[Ss]peaking with|Regards,|Sincerely,|Thanks,)\s)"
+    r"|(?i:(?:name|holder|husband|wife|applicant|attn|contact person|is called|beneficiary|borrower|spouse|signed by"
+    r"|payee|guarantor|dear)(?:d|'s|’s)?(?:[ ]?(?:is|was|are|[:：=,-])| )(?: (?:called|named))?[ ]?))\Z"
 )
-_EN_IS = re.compile(
-    r"(?:d|'s|’s| person)?(?:[ ]?(?:(?:is|was|are)(?![A-Za-z])|[:：=,-])| (?=[A-Z]))(?: (?:called|named))?[ ]?", re.I
-)
-_EN_STRICT = re.compile(r"(?:I am|I'm|I’m|[Tt]his is|[Ss]peaking with|Regards,|Sincerely,|Thanks,)\s")
-_EN_TITLE = re.compile(r"M(?<![A-Za-z].)(?:rs|r|s|iss)\.? ?(?=[A-Z])|Dr(?<![A-Za-z]..)\.? (?=[A-Z])")
-_EN_MY_NAME = re.compile(r"(?:my|our|his|her|the|full) (?:full )?name(?:'s|’s| is) ?\Z", re.I)
+_MY_NAME = re.compile(r"(?:my|our|his|her|the|full) (?:full )?name(?:'s|’s| is) ?")
+_LONGEST_CUE = 28
 
 
 def find_names(text: str) -> Iterator[Found]:
@@ -56,12 +55,12 @@ def _after_chinese_cues(text: str) -> Iterator[Found]:
         start, sure = cue.end(), cue[1] is not None or cue[0].endswith("叫")
         if not sure and _DIRECT.search(cue[0]) is None:
             continue
-        end = _name_end(text, start, sure=sure) or (None if sure else _rare_name_end(text, start))
+        end = _name_end(text, start, sure=sure) or (None if sure else _rare_name_end(text, start, 2))
         if end is not None:
             yield Found(start, end, Kind.NAME)
     for cue in _I_AM.finditer(text):
         start = cue.end()
-        end = _name_end(text, start, sure=False) or _rare_name_end(text, start)
+        end = _name_end(text, start, sure=False) or _rare_name_end(text, start, 3)
         if end is not None and end - start >= 2 and _ENDS.match(text, end):
             yield Found(start, end, Kind.NAME)
 
@@ -91,18 +90,16 @@ def _name_end(text: str, start: int, *, sure: bool) -> int | None:
     return start + len(taken) if taken else None
 
 
-def _rare_name_end(text: str, start: int) -> int | None:
-    """Of three characters, none of which begins an ordinary word: 常思英, but not 常客."""
-    written = text[start : start + 3]
-    if (
-        len(written) < 3
-        or _HAN_RUN.fullmatch(written) is None
-        or written[0] not in _SINGLE
-        or written[:2] in _NOT_NAMES
-    ):
-        return None
-    ordinary = any(char in _NOT_SECOND for char in written[1:]) or written[2] in _NOT_LAST
-    return None if ordinary or not _ENDS.match(text, start + 3) else start + 3
+def _rare_name_end(text: str, start: int, least: int) -> int | None:
+    """Of three characters or ``least``, none of which begins an ordinary word, and nothing after: 常思英, not 常客."""
+    for size in range(3, least - 1, -1):
+        written = text[start : start + size]
+        if len(written) < size or _HAN_RUN.fullmatch(written) is None or not _ENDS.match(text, start + size):
+            continue
+        ordinary = any(char in _NOT_SECOND for char in written[1:]) or written[-1] in _NOT_LAST
+        if written[0] in _SINGLE and written[:2] not in _NOT_NAMES and not ordinary:
+            return start + size
+    return None
 
 
 def _whole_field(text: str, start: int, written: str) -> int | None:
@@ -138,22 +135,24 @@ def _titled(name: str, styled: bool) -> bool:
         return False
     if len(name) == 1:
         return styled or name not in _RARE
-    said = name[0] in _RARE and name[1] in _FREQUENT  # 和李明女士: not somebody called 和
-    return not said and not any(char in _NOT_SECOND for char in name[1:])
+    before = name[0] in _RARE and (name[1] in _FREQUENT or name[1] == "小")  # 和李明女士: not somebody called 和
+    return not before and not any(char in _NOT_SECOND and char != "小" for char in name[1:])
 
 
 def _english(text: str) -> Iterator[Found]:
-    for cue in _EN_CUE.finditer(text.lower()):
-        said = _EN_IS.match(text, cue.end())
-        if said is None:
+    small, done = text.lower(), 0
+    if "name" in small:
+        for said in _MY_NAME.finditer(small):
+            if (end := _english_end(text, said.end(), 1, lower=True)) is not None:
+                yield Found(said.end(), end, Kind.NAME)
+    for word in _CAPITAL.finditer(text):
+        start = word.start()
+        if start < done or word[0] in _EN_COMMON:
             continue
-        lower = _EN_MY_NAME.search(text[max(0, said.end() - 24) : said.end()]) is not None
-        if (end := _english_end(text, said.end(), 1, lower=lower)) is not None:
-            yield Found(said.end(), end, Kind.NAME)
-    for strict, least in ((_EN_STRICT, 2), (_EN_TITLE, 1)):
-        for cue in strict.finditer(text):
-            if (end := _english_end(text, cue.end(), least, lower=False)) is not None:
-                yield Found(cue.end(), end, Kind.NAME)
+        cue = _EN_BEFORE.search(text[max(0, start - _LONGEST_CUE) : start])
+        if cue is not None and (end := _english_end(text, start, 1 + (cue["strict"] is not None), lower=False)):
+            yield Found(start, end, Kind.NAME)
+            done = end
 
 
 def _english_end(text: str, start: int, least: int, *, lower: bool) -> int | None:

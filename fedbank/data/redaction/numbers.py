@@ -63,7 +63,7 @@ def find_read_aloud(text: str) -> Iterator[Found]:
             yield Found(*match.span(), Kind.MOBILE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class _Number:
     """A few groups of digits taken together: where they stand, their digits, and how many each group has."""
 
@@ -139,11 +139,11 @@ def _telephone(number: _Number) -> Kind | None:
     kind = None
     if plus and not prefixed:
         kind = Kind.INTERNATIONAL if digits[0] != "0" and len(digits) <= 15 else None
-    elif _MOBILE.match(at_home) and (local in _MOBILE_WRITTEN or max(local) == 1) and not number.continues():
+    elif _MOBILE.match(at_home) and (local in _MOBILE_WRITTEN or max(local) == 1):
         kind = Kind.MOBILE
     elif not _SERVICE.match(at_home) and _is_landline(at_home, prefixed, local):
         kind = Kind.LANDLINE
-    return None if kind is None or number.unlikely() else kind
+    return None if kind is None or number.continues() or number.unlikely() else kind
 
 
 def _at_home(digits: str, sizes: tuple[int, ...], plus: bool) -> tuple[str, tuple[int, ...]]:
