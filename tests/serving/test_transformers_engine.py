@@ -150,10 +150,10 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_again() -> None:
 
 def test_nobody_waits_in_the_queue_for_longer_than_the_limit() -> None:
     async def test() -> None:
-        async with engine(endless(), max_running=1, max_wait_s=0.05) as here:
+        async with engine(endless(), max_running=1, max_wait_s=0.5) as here:
             first = here.generate(asking(QUESTIONS[0], most=LONG))
             await anext(first)
-            with pytest.raises(BusyError, match=r"free slot within 0\.05 s"):
+            with pytest.raises(BusyError, match=r"free slot within 0\.5 s"):
                 await collected(here.generate(asking(QUESTIONS[1])))
             await first.aclose()
 
@@ -305,7 +305,7 @@ class _Stuck(_Endless):
 def test_a_step_that_does_not_end_is_noticed_in_bounded_time() -> None:
     async def test() -> None:
         model = _Stuck(local_tiny().model)
-        async with engine(replace(local_tiny(), model=model), step_s=0.05, max_wait_s=0.05) as here:
+        async with engine(replace(local_tiny(), model=model), step_s=0.05, max_wait_s=0.5) as here:
             with pytest.raises(DownError, match="next token within"):
                 await collected(here.generate(asking(QUESTIONS[0])))
             assert not (await here.health()).ready
