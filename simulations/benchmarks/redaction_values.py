@@ -73,7 +73,7 @@ _FAMILY = [
     "Chen",
     "Lee",
 ]
-_IBANS = {"DE": 18, "GB": 18, "FR": 23, "NL": 14, "ES": 20, "CH": 17, "IT": 23}
+_IBANS = {"DE": 18, "GB": 18, "FR": 23, "AT": 16, "ES": 20, "CH": 17, "PT": 21}
 _CODE = "0123456789ABCDEFGHJKLMNPQRTUWXY"
 _PLATE = "京沪粤浙苏鲁川豫鄂湘闽皖辽陕津渝"
 _ROADS = [

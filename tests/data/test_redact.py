@@ -111,6 +111,7 @@ SECRETS = [
     ("482913 is my verification code", "482913"),
     ("有效期08/27的卡", "08/27"),
     ("card expiry date: 08/2027", "08/2027"),
+    ("卡有效期到0827", "0827"),
 ]
 
 
@@ -143,6 +144,7 @@ def test_a_secret_is_refused_and_not_repeated(text: str, secret: str) -> None:
         "my zip code is 62704",
         "spinning 1234 opinions 5678",
         "定期存款有效期3年",
+        "优惠券有效期1030天",
     ],
 )
 def test_a_question_about_secrets_is_not_refused(text: str) -> None:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fedbank.data.redaction.checks import bank_card, identity_card, old_identity_card, unchecked_identity_card
+from fedbank.data.redaction.checks import bank_card, identity_card, is_date, old_identity_card, unchecked_identity_card
 from fedbank.data.redaction.kinds import Found, Kind
 from fedbank.data.redaction.surroundings import is_money, is_paper, is_part_of_word, said_before
 
@@ -170,8 +170,10 @@ def _is_landline(digits: str, abroad: bool, sizes: tuple[int, ...]) -> bool:
 def _by_cue(number: _Number) -> Kind | None:
     """A local telephone, or an account without a check digit, where a word before it says so."""
     size, text, start = len(number.digits), number.text, number.start
-    if size in (7, 8) and len(number.sizes) <= 2 and number.digits[0] in "2345678" and not number.unlikely():
-        return Kind.LANDLINE if said_before("phone", text, start) else None
-    if size >= 9 and len(number.sizes) <= 6 and said_before("account", text, start):
+    local = size in (7, 8) and len(number.sizes) <= 2 and number.digits[0] in "2345678"
+    if local and said_before("phone", text, start) and not number.unlikely():
+        return Kind.LANDLINE
+    long = size > 8 or (size == 8 and not is_date(number.digits))
+    if long and len(number.sizes) <= 6 and said_before("account", text, start):
         return None if is_money(text, start, number.end) or said_before("papers", text, start) else Kind.ACCOUNT
     return None

@@ -46,7 +46,8 @@ _NOT_PASSWORDS = words("not_passwords")
 _LETTER = re.compile(r"[a-z]")
 _EXPIRY = re.compile(
     r"(?:有效期(?:限|至|到)?|(?i:valid (?:thru|through|until)|expir(?:y|ation)(?: date)?|expires?|exp\.?(?: date)?))"
-    r"[^0-9，。,;；\n]{0,6}((?:0[1-9]|1[0-2]) ?/ ?(?:20)?[2-4][0-9])(?![0-9/])"
+    r"[^0-9，。,;；\n]{0,6}((?:0[1-9]|1[0-2])(?: ?/ ?(?:20)?)?[2-4][0-9])(?![0-9/])"
+    rf"{_NOT_A_CODE}"
 )
 
 
