@@ -60,7 +60,7 @@ class Found(NamedTuple):
 def merged(found: list[Found]) -> list[Found]:
     """In order and apart: overlapping findings become one, of the longest one's kind, so that no part is left out.
 
-    Of equally long ones the kind that comes first in :class:`Kind` counts.
+    Of equally long ones the kind that comes first in :class:`Kind` counts; but what touches a secret is one.
     """
     if len(found) < 2:
         return found
@@ -75,5 +75,7 @@ def merged(found: list[Found]) -> list[Found]:
         kind = last.kind
         if one.end - one.start > longest:
             kind, longest = one.kind, one.end - one.start
+        if Kind.SECRET in (one.kind, last.kind):
+            kind = Kind.SECRET
         apart[-1] = Found(last.start, max(last.end, one.end), kind)
     return apart
