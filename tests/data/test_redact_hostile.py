@@ -13,9 +13,12 @@ _TEXTS = hostile(CHARACTERS)
 
 @pytest.mark.parametrize("name", _TEXTS)
 def test_twice_the_text_takes_at_most_three_times_as_long(name: str) -> None:
-    line = growth(name, _TEXTS[name], tries=3)
-    assert line["seconds"] * LEAST_CHARACTERS_A_SECOND < CHARACTERS
-    assert line["seconds"] < 0.05 or line["time_ratio"] <= 3
+    for tries in (3, 6, 24):  # on a busy machine the least of a few is not yet the truth
+        line = growth(name, _TEXTS[name], tries=tries)
+        assert line["seconds"] * LEAST_CHARACTERS_A_SECOND < CHARACTERS
+        if line["seconds"] < 0.05 or line["time_ratio"] <= 3:
+            return
+    pytest.fail(f"Expected time in proportion to the length, got {line}.")
 
 
 def test_a_number_in_a_million_characters_is_found() -> None:
