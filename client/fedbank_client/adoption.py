@@ -21,7 +21,7 @@ from fedbank.release.contents import Channel
 from fedbank.release.errors import ReleaseError
 from fedbank.release.mirror import Mirror, View, copy_signatures
 from fedbank.release.offline import ADAPTER, SIGNATURES, Verified, check_named, verify_release
-from fedbank_client.policy import ANY, Policy
+from fedbank_client.policy import Policy
 from fedbank_client.release_home import Adopted, ReleaseHome
 
 _SECONDS_TO_SCORE = 3600
@@ -155,8 +155,8 @@ class Adoption:
 def check_policy(policy: Policy, verified: Verified) -> None:
     """``ReleaseError`` unless the release is for a base model and of a rank that the bank's policy allows."""
     manifest = verified.inspected.manifest
-    allowed, base = policy.base_model_digests, manifest.base["digest"]
-    if allowed != ANY and base not in allowed:
+    base = manifest.base["digest"]
+    if not policy.allows_base_model(base):
         raise ReleaseError(
             "policy",
             f"Expected a base model that policy.yaml allows, got {base[:16]}. It was not adopted.",

@@ -20,7 +20,7 @@ from fedbank.data.units import Unit, group_by_customer
 from fedbank.errors import DataError
 from fedbank.release.build import Scores
 from fedbank.release.inspection import inspect
-from fedbank.release.offline import ADAPTER
+from fedbank.release.offline import adapter_folder
 
 OFFLINE = "--offline"
 
@@ -42,8 +42,7 @@ def evaluate_command(words: Sequence[str]) -> int:
     chosen = parser.parse_intermixed_args(list(words))
     if chosen.offline:
         _cut_off()
-    inner = chosen.folder / ADAPTER
-    found = score_release(inner if inner.is_dir() else chosen.folder, load_client(chosen.overrides), chosen.suite)
+    found = score_release(adapter_folder(chosen.folder), load_client(chosen.overrides), chosen.suite)
     if chosen.json:
         print_json(asdict(found))
         return EXIT_OK
@@ -57,10 +56,11 @@ def score_release(folder: Path, config: ClientConfig, suite: Path | None) -> Sco
     """Scores of the release in ``folder`` on ``suite``, or on the held-out customers of the configured data.
 
     Raises:
-        ReleaseError, ModelError: as ``open_release``.
+        ReleaseError: the folder is not exactly a release.
+        ModelError: as ``open_release``.
         DataError: there is nothing to score on.
     """
-    inspect(folder)  # before torch is loaded
+    manifest = inspect(folder).manifest  # before torch is loaded
 
     from fedbank.data.encode import Encoder
     from fedbank.training.evaluate import evaluate
@@ -70,8 +70,8 @@ def score_release(folder: Path, config: ClientConfig, suite: Path | None) -> Sco
     units = _suite(suite) if suite else load_training_units(config.data, config.held_out_fraction, seed=config.seed)[1]
     if not units:
         raise DataError("Expected records to score on, got none. Give --suite FILE, or data with more customers.")
-    released = open_release(folder, config)
-    data = Encoder(released.tokenizer, released.manifest.training["max_length"]).encode(units)
+    released = open_release(folder, manifest, config)
+    data = Encoder(released.tokenizer, manifest.training["max_length"]).encode(units)
     before = evaluate(released.model, data, device=released.device)
     released.put_on()
     after = evaluate(released.model, data, device=released.device)

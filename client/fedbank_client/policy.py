@@ -200,11 +200,15 @@ class Policy:
         if not numeric or not 0 < value <= limit:  # type: ignore[operator]
             self._refuse(offer, f"{name} above 0 and at most {limit:g}", value, name)
 
+    def allows_base_model(self, digest: str) -> bool:
+        """Whether this bank trains and serves adapters of that base model."""
+        return self.base_model_digests == ANY or digest in self.base_model_digests
+
     def _check_model(self, offer: CampaignOffer) -> None:
         got, allowed = offer.base_model_digest, self.base_model_digests
         if not isinstance(got, str) or not re.fullmatch(DIGEST, got):
             self._refuse(offer, "the SHA-256 of a base model", got, "nothing")
-        if allowed != ANY and got not in allowed:
+        if not self.allows_base_model(got):
             known = " or ".join(digest[:12] for digest in allowed) or "none at all"
             self._refuse(offer, f"a base model that it allows ({known})", got, "base_model_digests")
 

@@ -32,7 +32,7 @@ from fedbank.release.repository import SIGNED_LIFE
 from fedbank.sealing.keys import PublicKey
 from fedbank_client.adoption import score_apart
 from fedbank_client.home import TRAINING
-from fedbank_client.policy import ANY, Policy
+from fedbank_client.policy import Policy
 from fedbank_client.release_home import ReleaseHome
 
 _CLOCKS = timedelta(days=1)
@@ -151,8 +151,8 @@ def _direction(change: Moved) -> Check:
 
 def _release_checks(home: ReleaseHome, inspected: Inspected, policy: Policy) -> Iterator[Check]:
     manifest = inspected.manifest
-    base, allowed = manifest.base["digest"], policy.base_model_digests
-    yield Check("base model", allowed == ANY or base in allowed, f"{base[:16]}, policy.yaml allows {_shown(allowed)}")
+    base, allowed = manifest.base["digest"], _shown(policy.base_model_digests)
+    yield Check("base model", policy.allows_base_model(base), f"{base[:16]}, policy.yaml allows {allowed}")
     rank = manifest.adapter["rank"]
     yield Check("rank", rank <= policy.max_adapter_rank, f"{rank}, policy.yaml allows {policy.max_adapter_rank}")
     yield _result(home, manifest)

@@ -13,7 +13,6 @@ from fedbank.errors import ModelError
 from fedbank.model.folder import base_digest
 from fedbank.model.loading import load_base_model, load_tokenizer
 from fedbank.release.contents import WEIGHTS
-from fedbank.release.inspection import inspect
 from fedbank.release.manifest import Manifest
 from fedbank_client.loading import model_folder, model_spec
 
@@ -23,7 +22,6 @@ class ReleasedModel:
     """``model`` computes what the base model does until ``put_on``."""
 
     folder: Path
-    manifest: Manifest
     model: AdaptedModel
     tokenizer: Any
     device: torch.device
@@ -33,14 +31,12 @@ class ReleasedModel:
         self.model.write(load_file(self.folder / WEIGHTS))
 
 
-def open_release(folder: Path, config: ClientConfig) -> ReleasedModel:
-    """The release in ``folder``, inspected, and the base model that ``config`` names.
+def open_release(folder: Path, manifest: Manifest, config: ClientConfig) -> ReleasedModel:
+    """The release in ``folder``, whose ``manifest`` is that of its inspection, and the base model of ``config``.
 
     Raises:
-        ReleaseError: the folder is not exactly a release.
         ModelError: the base model is another one, or the adapter does not fit it.
     """
-    manifest = inspect(folder).manifest
     here = base_digest(model_folder(config.model))
     if here != manifest.base["digest"]:
         raise ModelError(
@@ -55,4 +51,4 @@ def open_release(folder: Path, config: ClientConfig) -> ReleasedModel:
     model = AdaptedModel(base.model, settings)
     if model.spec.shapes() != manifest.shapes():
         raise ModelError("Expected an adapter that fits this base model, got tensors of other names or shapes.")
-    return ReleasedModel(folder, manifest, model, load_tokenizer(spec), base.device)
+    return ReleasedModel(folder, model, load_tokenizer(spec), base.device)

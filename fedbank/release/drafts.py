@@ -4,7 +4,6 @@
 ``signatures/BANK.json``. Everything is read with bounds; nothing in it is believed before ``change.read_change``.
 """
 
-import os
 import re
 import stat
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from fedbank.durable import write_atomic
 from fedbank.release.change import Change, Draft, Moved, Published, Trusted, read_change
 from fedbank.release.contents import CHANNELS, FILES, MAX_BYTES, Channel, channel_path, release_path
 from fedbank.release.errors import ReleaseError
+from fedbank.release.inspection import read_plain
 from fedbank.release.signatories import KeySigner, tuf_key
 from fedbank.release.trust import MAX_ROOT_BYTES, MAX_TARGETS_BYTES, payload, read_metadata
 from fedbank.sealing.canonical import canonical, read_canonical
@@ -56,7 +56,7 @@ class DraftFolder:
         for part in draft.parts():
             part.signatures = {}
         for path in sorted((self.folder / "signatures").glob("*.json")):
-            for kind, signature in read_signature(_read(path, _MAX_SIGNATURE_BYTES)).items():
+            for kind, signature in read_signature(read_plain(path, _MAX_SIGNATURE_BYTES)).items():
                 for part in draft.parts():
                     if part.signed.type == kind:
                         part.signatures[signature.keyid] = signature
@@ -68,7 +68,7 @@ class DraftFolder:
         for name in CHANNELS:
             path = self.folder / "files" / channel_path(name)
             if path.exists():
-                after = Channel.from_bytes(_read(path, 1024))
+                after = Channel.from_bytes(read_plain(path, 1024))
         return read_change(now, draft, after)
 
     def new_files(self, change: Change) -> dict[str, Path]:
@@ -97,7 +97,7 @@ class DraftFolder:
 
     def _part(self, name: str, kind: Any, most: int) -> Any:
         path = self.folder / f"{name}.json"
-        found = read_metadata(_read(path, most), kind, most) if path.exists() else None
+        found = read_metadata(read_plain(path, most), kind, most) if path.exists() else None
         if found is not None:
             payload(found)
         return found
@@ -122,14 +122,3 @@ def read_signature(content: bytes) -> Mapping[str, Signature]:
         return {kind: Signature(said["keyid"], text) for kind, text in said["signatures"].items()}
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise ReleaseError("files", "Expected a bank's signature file, got something else.") from error
-
-
-def _read(path: Path, most: int) -> bytes:
-    try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-            content = file.read(most + 1)
-    except OSError as error:
-        raise ReleaseError("files", f"Expected to read {path}, got: {error.strerror}.") from error
-    if len(content) > most:
-        raise ReleaseError("files", f"Expected at most {most} bytes in {path}, got more.")
-    return content

@@ -43,8 +43,8 @@ def inspect(folder: Path, *, max_norm: float | None = None) -> Inspected:
         ReleaseError: names the check, what was expected and what was found.
     """
     _check_names(folder)
-    manifest = Manifest.from_bytes(_read(folder / MANIFEST, MAX_BYTES[MANIFEST]))
-    small = {name: _read(folder / name, MAX_BYTES[name]) for name in (CONFIG, CARD, MANIFEST)}
+    small = {name: read_plain(folder / name, MAX_BYTES[name]) for name in (CONFIG, CARD, MANIFEST)}
+    manifest = Manifest.from_bytes(small[MANIFEST])
     _check_config(small[CONFIG], manifest)
     with open_plain(folder / WEIGHTS) as file:
         weights, size = _check_weights(file, manifest, max_norm)
@@ -95,14 +95,15 @@ def open_plain(path: Path) -> BinaryIO:
     try:
         return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
     except OSError as error:
-        raise ReleaseError("files", f"Expected to read {path.name}, got: {error.strerror}.") from error
+        raise ReleaseError("files", f"Expected to read {path}, got: {error.strerror}.") from error
 
 
-def _read(path: Path, most: int) -> bytes:
+def read_plain(path: Path, most: int) -> bytes:
+    """All of a file that no link points to; ``ReleaseError`` if it has more than ``most`` bytes."""
     with open_plain(path) as file:
         content = file.read(most + 1)
     if len(content) > most:
-        raise ReleaseError("files", f"Expected at most {most} bytes in {path.name}, got more.")
+        raise ReleaseError("files", f"Expected at most {most} bytes in {path}, got more.")
     return content
 
 

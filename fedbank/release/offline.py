@@ -81,6 +81,12 @@ def own_root(folder: Path) -> bytes:
     return _read(found[0][1], MAX_ROOT_BYTES)
 
 
+def adapter_folder(folder: Path) -> Path:
+    """Where the four files lie: in a release as a bank keeps it, or in a folder of them alone."""
+    inner = folder / ADAPTER
+    return inner if inner.is_dir() else folder
+
+
 def check_listed(inspected: Inspected, listed: dict[str, TargetFile] | object) -> None:
     """``ReleaseError`` unless every file is the one that is ``listed``."""
     files = dict(listed) if isinstance(listed, dict) else {}

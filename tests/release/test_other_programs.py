@@ -14,6 +14,7 @@ from fedbank.cli import main
 from fedbank.config import load_client
 from fedbank.model.folder import tiny_folder
 from fedbank.release.contents import FILES
+from fedbank.release.inspection import inspect
 from fedbank_client.released_model import open_release
 
 _QUESTION = "My card was charged twice. What should I do?"
@@ -39,7 +40,8 @@ def tokens(release: Path) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def own(release: Path, tokens: torch.Tensor) -> torch.Tensor:
     """FedBank's own logits with the adapter, which differ from the base model's by much more than any tolerance."""
-    released = open_release(release / "adapter", load_client([]))
+    adapter = release / "adapter"
+    released = open_release(adapter, inspect(adapter).manifest, load_client([]))
     before = _logits(released.model.peft_model, tokens)
     released.put_on()
     after = _logits(released.model.peft_model, tokens)
