@@ -40,7 +40,9 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What was seen of one release in one stage: answers, failures, and milliseconds in buckets of a quarter octave.
+    """What was seen of one release in one stage: answers, failures, and their pace in buckets of a quarter octave.
+
+    A pace is milliseconds per 100 tokens, first to last: waiting in the queue is nobody's fault.
 
     ``agreed`` of ``compared``: answers that agree with the stable release's. ``probes_right`` of ``probes``.
     """
@@ -83,13 +85,14 @@ class Gates:
 
     ``answers``: at least so many. ``failure_rate``: given up once the rate is surely higher, gone on once it is not.
     ``slowdown``: 95th percentile over that of the stable release. ``agreement``: the lower end of its interval, where
-    answers are compared. Every probe question has to be right.
+    answers are compared. ``probes``: so many probe questions are asked, and every one has to be right.
     """
 
     answers: int = 200
     failure_rate: float = 0.02
     slowdown: float = 1.5
     agreement: float = 0.0
+    probes: int = 0
     longest: timedelta = timedelta(days=7)
 
 
@@ -138,7 +141,7 @@ class Rollout:
         return Rollout(stable=found.release, previous=self.stable)
 
     def roll_back(self) -> "Rollout":
-        """Without the candidate; without one, the release before is stable again.
+        """Without the candidate; without one, the release before is stable again, and nothing is before it.
 
         Raises:
             RolloutError: there is none.
@@ -147,7 +150,7 @@ class Rollout:
             return replace(self, candidate=None)
         if self.previous is None:
             raise RolloutError("Expected a candidate or a release before the stable one, got neither. Nothing changed.")
-        return Rollout(stable=self.previous, previous=self.stable)
+        return Rollout(stable=self.previous)
 
     def release_for(self, conversation: str) -> str | None:
         """Who answers a conversation: always the same release while the rollout is what it is."""
@@ -156,8 +159,40 @@ class Rollout:
             return found.release
         return self.stable
 
-    def shadow_for(self, request: str) -> str | None:
-        """Who answers a copy of a request, unseen; ``None``: nobody."""
+    def mirror_for(self, request: str, answered_by: str) -> str | None:
+        """Who answers a copy of a request, unseen, so that two releases' answers can be compared; ``None``: nobody.
+
+        Copies of the stable release's go to a candidate in the shadow, a canary's to the stable release.
+        """
+        found = self.candidate
+        if found is not None and found.stage is Stage.CANARY:
+            return self.stable if answered_by == found.release else None
+        return self._shadow_for(request) if answered_by == self.stable else None
+
+    def saw(self, release: str, pace_ms: float, *, failed: bool) -> "Rollout":
+        """With one more answer of ``release``, while a candidate is compared with the stable one."""
+        found = self.candidate
+        if found is None or release not in (found.release, self.stable):
+            return self
+        if release == found.release:
+            return replace(self, candidate=replace(found, seen=found.seen.answered(pace_ms, failed=failed)))
+        return replace(self, candidate=replace(found, stable_seen=found.stable_seen.answered(pace_ms, failed=failed)))
+
+    def compared(self, release: str, *, agrees: bool) -> "Rollout":
+        """With one more pair of answers, of the candidate ``release`` and the stable one."""
+        found = self.candidate
+        if found is None or found.release != release:
+            return self
+        return replace(self, candidate=replace(found, seen=found.seen.compared_with_stable(agrees=agrees)))
+
+    def probed(self, release: str, *, right: bool) -> "Rollout":
+        """With one more probe question of the candidate ``release``."""
+        found = self.candidate
+        if found is None or found.release != release:
+            return self
+        return replace(self, candidate=replace(found, seen=found.seen.probed(right=right)))
+
+    def _shadow_for(self, request: str) -> str | None:
         found = self.candidate
         if found is not None and found.stage is Stage.SHADOW and _position(found.release, request) < found.share:
             return found.release
@@ -217,14 +252,16 @@ def _gates(candidate: Candidate, gates: Gates) -> Iterator[tuple[Verdict, str]]:
         open_or_good = Verdict.PASS if low >= gates.agreement else Verdict.WAIT
         yield (Verdict.FAIL if high < gates.agreement else open_or_good), said
     wrong = seen.probes - seen.probes_right
-    yield (Verdict.FAIL if wrong else Verdict.PASS), f"probe questions {seen.probes_right} of {seen.probes} right"
+    asked = Verdict.PASS if seen.probes >= gates.probes else Verdict.WAIT
+    said = f"probe questions {seen.probes_right} of {seen.probes} right, {gates.probes} to ask"
+    yield (Verdict.FAIL if wrong else asked), said
 
 
 def _speed(candidate: Candidate, gates: Gates, enough: bool) -> tuple[Verdict, str]:
     ours, theirs = candidate.seen.percentile_ms(0.95), candidate.stable_seen.percentile_ms(0.95)
     if math.isnan(ours) or math.isnan(theirs):
         return Verdict.WAIT, "95th percentile: not known yet"
-    said = f"95th percentile {ours:.0f} ms, stable {theirs:.0f} ms (at most {gates.slowdown:g} times)"
+    said = f"95th percentile {ours:.0f} ms per 100 tokens, stable {theirs:.0f} (at most {gates.slowdown:g} times)"
     if ours <= gates.slowdown * theirs:
         return Verdict.PASS, said
     return (Verdict.FAIL if enough else Verdict.WAIT), said

@@ -35,7 +35,7 @@ def test_a_candidate_goes_from_shadow_to_canary_to_stable_and_back() -> None:
     assert canary.candidate is not None and canary.candidate.stage is Stage.CANARY
     done = canary.promote(1.0, NOW)
     assert done == Rollout(stable="autumn", previous="spring")
-    assert done.roll_back() == Rollout(stable="spring", previous="autumn")
+    assert done.roll_back() == Rollout(stable="spring"), "a release that was given up is not the one to go back to"
     assert canary.roll_back() == STABLE
 
 
@@ -64,12 +64,12 @@ def test_a_conversation_is_always_answered_by_the_same_release_and_the_share_is_
     wider = replace(canary, candidate=replace(canary.candidate, share=0.5))  # type: ignore[type-var]
     again = [wider.release_for(f"conversation {number}") for number in range(5000)]
     assert all(now == "autumn" for before, now in zip(answered, again, strict=True) if before == "autumn")
-    assert canary.shadow_for("request 1") is None, "nobody answers copies any more"
+    assert canary.mirror_for("request 1", "spring") is None, "nobody answers copies any more"
 
 
 def test_in_the_shadow_a_share_of_the_requests_is_copied() -> None:
     shadow = STABLE.begin("autumn", 0.3, NOW)
-    copied = [shadow.shadow_for(f"request {number}") for number in range(5000)]
+    copied = [shadow.mirror_for(f"request {number}", "spring") for number in range(5000)]
     assert 0.27 < copied.count("autumn") / 5000 < 0.33 and set(copied) == {"autumn", None}
 
 
