@@ -11,6 +11,7 @@ from fedbank.config import (
     expand_sweep,
     load_campaign,
     load_client,
+    load_serve,
     load_simulate,
     parse_simulate,
     parse_terms,
@@ -18,14 +19,27 @@ from fedbank.config import (
 )
 from fedbank.errors import ConfigError
 
-CHOICES = sorted(f"{path.parent.name}={path.stem}" for path in config_dir().glob("*/*.yaml"))
+SERVED = ("access", "engine")
+"""Groups of the service alone."""
+PATHS = sorted(config_dir().glob("*/*.yaml"))
+CHOICES = [f"{path.parent.name}={path.stem}" for path in PATHS if path.parent.name not in SERVED]
+SERVE_CHOICES = [f"{path.parent.name}={path.stem}" for path in PATHS if path.parent.name in (*SERVED, "model")]
 NEEDS = {"data=jsonl": ["data.path=x"], "data=csv": ["data.path=x"], "data=ask_cfpb": ["data.path=x"]}
+NEEDS |= {"engine=openai": ["engine.url=http://127.0.0.1:8000"]}
+NEEDS |= {"access=provider": ["access.issuer=https://login", "access.jwks=keys.json"]}
 
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_composes_and_round_trips(choice: str) -> None:
     config = load_simulate([choice, *NEEDS.get(choice, [])])
     assert parse_simulate(to_yaml(config)) == config
+
+
+@pytest.mark.parametrize("choice", SERVE_CHOICES)
+def test_every_choice_of_the_service_composes(choice: str) -> None:
+    group, _, name = choice.partition("=")
+    section = getattr(load_serve([choice, *NEEDS.get(choice, [])]), group)
+    assert getattr(section, "name", None) or section.kind == name
 
 
 @pytest.mark.parametrize("group", sorted(path.name for path in config_dir().iterdir() if path.is_dir()))
@@ -87,6 +101,38 @@ def test_every_command_has_settings_of_its_own() -> None:
     assert load_client(["data=csv", "data.path=my file.csv"]).data.path == "my file.csv"
     with pytest.raises(ConfigError, match=r"Did you mean 'attempts'\? See fedbank server run --help"):
         load_campaign(["atempts=3"])
+
+
+WRONG_SERVICES = {
+    "host=localhost": "an address of this machine",
+    "port=65536": "65535",
+    "engine.precision=int4": "Expected fp32 or bf16 with engine=transformers, got int4",
+    "engine=openai": r"Expected engine\.url=URL",
+    "engine.url=http://name:word@server": "without a password",
+    "access=provider": r"Expected access\.issuer",
+    "access.issuer=https://login": "Expected access=provider",
+    "access.role_claim=a..b": "the path of a claim",
+    "tls.key=key.pem": r"tls\.certificate and tls\.key together",
+    "tls.client_ca=ca.pem": r"tls\.certificate and tls\.key together",
+    "limits.max_answer_tokens=4096": "grow in this order",
+    "limits.answer_tokens=2000": "grow in this order",
+    "records.purge_at=24:00": "a time of day",
+    "rollout.shadow_share=0": "above 0",
+    "cach.enabled=false": "Did you mean 'cache.enabled'",
+}
+
+
+@pytest.mark.parametrize(("override", "said"), WRONG_SERVICES.items())
+def test_settings_of_the_service_that_cannot_be_are_told(override: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_serve([override])
+
+
+@pytest.mark.parametrize("name", ["redis", "records.database", "records.key", "engine.key", "tls.key"])
+def test_an_address_where_a_secret_file_belongs_is_refused_and_not_repeated(name: str) -> None:
+    with pytest.raises(ConfigError, match="to be a file, got an address") as refused:
+        load_serve([f"{name}=redis://:a-password@host/0"])
+    assert "a-password" not in str(refused.value)
 
 
 def test_terms_that_another_party_sent_are_read_as_written() -> None:

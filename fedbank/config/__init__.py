@@ -8,24 +8,27 @@ from fedbank.config.compose import (
     expand_sweep,
     load_campaign,
     load_client,
+    load_serve,
     load_simulate,
     parse_simulate,
     parse_terms,
     to_yaml,
 )
 from fedbank.config.rules import NAME
-from fedbank.config.schema import CampaignConfig, ClientConfig, SimulateConfig, TermsConfig
+from fedbank.config.schema import CampaignConfig, ClientConfig, ServeConfig, SimulateConfig, TermsConfig
 
 __all__ = [
     "NAME",
     "CampaignConfig",
     "ClientConfig",
+    "ServeConfig",
     "SimulateConfig",
     "TermsConfig",
     "config_dir",
     "expand_sweep",
     "load_campaign",
     "load_client",
+    "load_serve",
     "load_simulate",
     "parse_simulate",
     "parse_terms",

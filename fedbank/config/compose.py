@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fedbank.config.rules import PATHS, check
-from fedbank.config.schema import CampaignConfig, ClientConfig, SimulateConfig, TermsConfig
+from fedbank.config.schema import CampaignConfig, ClientConfig, ServeConfig, SimulateConfig, TermsConfig
 from fedbank.errors import ConfigError
 
 _Settings = TypeVar("_Settings")
@@ -25,6 +25,7 @@ _COMMANDS: dict[type[Any], tuple[str, str]] = {
     SimulateConfig: ("simulate", "fedbank simulate"),
     CampaignConfig: ("campaign", "fedbank server run"),
     ClientConfig: ("client", "fedbank client start"),
+    ServeConfig: ("serve", "fedbank client serve"),
 }
 """The primary configuration and the command of every kind of settings."""
 
@@ -42,6 +43,11 @@ def load_campaign(overrides: Sequence[str]) -> CampaignConfig:
 def load_client(overrides: Sequence[str]) -> ClientConfig:
     """The settings of ``fedbank client start`` with ``overrides``; ``ConfigError`` as above."""
     return _load(ClientConfig, overrides)
+
+
+def load_serve(overrides: Sequence[str]) -> ServeConfig:
+    """The settings of ``fedbank client serve`` with ``overrides``; ``ConfigError`` as above."""
+    return _load(ServeConfig, overrides)
 
 
 def parse_terms(values: object) -> TermsConfig:

@@ -1,24 +1,23 @@
 """What every setting must hold, whatever command it belongs to."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from fedbank.aggregation.rules import RULES
 from fedbank.aggregation.server_step import STEPS
+from fedbank.config import serve_rules
 from fedbank.errors import ConfigError
 
-PATHS = ("output", "resume", "data.path", "model.path")
-"""Settings that are paths: taken as they stand."""
+PATHS = ("output", "resume", "data.path", "model.path", *serve_rules.PATHS)
+"""Settings that are paths or addresses: taken as they stand."""
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 """Of a campaign: it becomes a folder's name and an entry of evidence."""
 
 _MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
-_Rule = tuple[str, Callable[[Any], bool], str]
-
-_RULES: tuple[_Rule, ...] = (
+_RULES: tuple[serve_rules.Rule, ...] = (
     ("banks", lambda v: v >= 1, "at least 1"),
     ("seed", lambda v: v >= 0, "0 or more"),
     ("data.customers", lambda v: v is None or v >= 1, "at least 1"),
@@ -77,6 +76,7 @@ _RULES: tuple[_Rule, ...] = (
     ("per_example", lambda v: v in ("direct", "opacus"), "direct or opacus"),
     ("threads", lambda v: v is None or 1 <= v <= 256, "from 1 to 256"),
     *((name, lambda v: v is None or bool(v.strip()), "a path") for name in PATHS),
+    *serve_rules.RULES,
 )
 
 
@@ -116,3 +116,5 @@ def _contradictions(config: Any) -> Iterator[str]:
     data = getattr(config, "data", None)
     if data is not None and data.name != "synthetic" and data.path is None:
         yield f"Expected data.path=FILE with data={data.name}, got none. Name the data file."
+    if hasattr(config, "engine"):
+        yield from serve_rules.contradictions(config)

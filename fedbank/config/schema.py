@@ -188,3 +188,123 @@ class ClientConfig:
     per_example: str = "direct"
     threads: int | None = None
     seed: int = 0
+
+
+@dataclass
+class EngineConfig:
+    """conf/engine"""
+
+    kind: str = "transformers"
+    precision: str | None = None
+    context: int = 4096
+    max_running: int = 8
+    max_waiting: int = 64
+    window_ms: float = 2.0
+    max_wait_s: float = 30.0
+    answer_s: float = 120.0
+    memory_share: float = 0.9
+    start_s: float = 120.0
+    url: str | None = None
+    served_name: str | None = None
+    key: str | None = None
+    program: str | None = None
+    loads: bool = True
+    options: list[str] = field(default_factory=list)
+
+
+@dataclass
+class AccessConfig:
+    """conf/access"""
+
+    kind: str = "development"
+    issuer: str | None = None
+    audience: str = "fedbank"
+    jwks: str | None = None
+    authority: str | None = None
+    algorithms: list[str] = field(default_factory=list)
+    role_claim: str = "roles"
+
+
+@dataclass
+class TlsConfig:
+    """The ``tls`` section of conf/serve.yaml"""
+
+    certificate: str | None = None
+    key: str | None = None
+    client_ca: str | None = None
+
+
+@dataclass
+class LimitsConfig:
+    """The ``limits`` section of conf/serve.yaml"""
+
+    per_minute: float = 60.0
+    burst: int = 30
+    question_characters: int = 4000
+    answer_tokens: int = 256
+    max_answer_tokens: int = 1024
+    request_s: float = 150.0
+
+
+@dataclass
+class SessionsConfig:
+    """The ``sessions`` section of conf/serve.yaml"""
+
+    max_turns: int = 20
+    max_tokens: int = 2048
+    idle_minutes: float = 30.0
+    lifetime_hours: float = 8.0
+    max_sessions: int = 10_000
+
+
+@dataclass
+class CacheConfig:
+    """The ``cache`` section of conf/serve.yaml"""
+
+    enabled: bool = True
+    entries: int = 10_000
+    minutes: float = 60.0
+
+
+@dataclass
+class RecordsConfig:
+    """The ``records`` section of conf/serve.yaml"""
+
+    database: str | None = None
+    key: str | None = None
+    retention_days: float = 180.0
+    purge_at: str = "03:00"
+
+
+@dataclass
+class RolloutConfig:
+    """The ``rollout`` section of conf/serve.yaml"""
+
+    shadow_share: float = 0.2
+    canary_share: float = 0.1
+    automatic: bool = False
+    probes: str | None = None
+    answers: int = 200
+    failure_rate: float = 0.02
+    slowdown: float = 1.5
+    agreement: float = 0.0
+    longest_days: float = 7.0
+
+
+@dataclass
+class ServeConfig:
+    """conf/serve.yaml"""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    access: AccessConfig = field(default_factory=AccessConfig)
+    host: str = "127.0.0.1"
+    port: int = 8100
+    threads: int | None = None
+    redis: str | None = None
+    tls: TlsConfig = field(default_factory=TlsConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    sessions: SessionsConfig = field(default_factory=SessionsConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    records: RecordsConfig = field(default_factory=RecordsConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
