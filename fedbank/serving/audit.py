@@ -11,11 +11,12 @@ from fedbank.errors import FedBankError
 from fedbank.evidence.log import EvidenceLog
 
 ANSWERED, ERASED, REVIEWED = "answer", "erase-customer", "review-feedback"
-_DIGEST = re.compile(r"[0-9a-f]{64}|base")
+_DIGEST = re.compile(r"[0-9a-f]{64}|none")
 _PSEUDONYM = re.compile(r"[0-9a-f]{32}")
 _REQUEST = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_POLICY = re.compile(r"[a-z][a-z0-9-]{0,15}/[0-9a-z.]{1,12}")
-MAX_POLICIES = 4
+_POLICY = re.compile(r"[a-z][a-z0-9-]{0,11}/[0-9a-z.]{1,6}")
+MAX_POLICIES = 6
+_COUNTS = f"at most {MAX_POLICIES} policies, a known outcome"
 
 
 class AuditError(FedBankError):
@@ -26,7 +27,8 @@ class AuditError(FedBankError):
 class Answered:
     """What is kept of one answer for ever; ``principal`` and ``customer`` are pseudonyms.
 
-    ``release``: the SHA-256 of its manifest, or ``base``. ``policies``: name → version, for example redact → 2.
+    ``release``: the SHA-256 of its manifest, or ``none`` where no release was asked. ``policies``: name → version, for
+    example redact → 2.
     """
 
     request_id: str
@@ -46,8 +48,8 @@ class Answered:
         bad = next((form.pattern for form, value in forms if not form.fullmatch(value)), None)
         if bad is not None or len(policies) > MAX_POLICIES or self.outcome not in OUTCOMES:
             raise AuditError(
-                f"Expected the fields of an audit entry in their forms ({bad or 'at most 4 policies, a known outcome'})"
-                ", got another. It is not shown here, for it may be text; nothing was written."
+                f"Expected the fields of an audit entry in their forms ({bad or _COUNTS}), got another. It is not "
+                "shown here, for it may be text; nothing was written."
             )
 
     def result(self) -> str:

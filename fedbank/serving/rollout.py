@@ -244,7 +244,9 @@ def _gates(candidate: Candidate, gates: Gates) -> Iterator[tuple[Verdict, str]]:
     low, high = interval(seen.failures, seen.answers)
     said = f"failures {seen.failures} of {seen.answers} ({low:.1%} to {high:.1%}; at most {gates.failure_rate:.1%})"
     fine = Verdict.PASS if seen.answers and seen.failures <= gates.failure_rate * seen.answers else Verdict.WAIT
-    yield (Verdict.FAIL if low > gates.failure_rate else fine), said
+    stable = candidate.stable_seen  # an engine that is down is not the candidate's fault
+    bearable = max(gates.failure_rate, stable.failures / stable.answers if stable.answers else 0.0)
+    yield (Verdict.FAIL if low > bearable else fine), said
     yield _speed(candidate, gates, enough)
     if seen.compared or gates.agreement:
         low, high = interval(seen.agreed, seen.compared)

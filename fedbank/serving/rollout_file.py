@@ -93,8 +93,10 @@ def _read(found: Mapping[str, Any]) -> Candidate:
 
 def _tally(found: Mapping[str, Any]) -> Tally:
     counts = {int(bucket): int(count) for bucket, count in found["milliseconds"].items()}
-    names = ("answers", "failures", "compared", "agreed", "probes", "probes_right")
-    return Tally(*(int(found[name]) for name in names), counts)
+    answers, failures, compared, agreed, probes, right = (
+        int(found[name]) for name in ("answers", "failures", "compared", "agreed", "probes", "probes_right")
+    )
+    return Tally(answers, failures, compared, agreed, probes, right, counts)
 
 
 def _name(found: object) -> str | None:

@@ -26,14 +26,14 @@ def test_every_answer_has_its_entry_and_the_log_verifies(tmp_path: Path) -> None
     with EvidenceLog(tmp_path / "evidence.jsonl", "bank-a/serving", KEY) as log:
         audit = AnswerAudit(log)
         audit.answered(Answered(**GOOD))
-        audit.answered(Answered(**(GOOD | {"release": "base", "policies": {}, "outcome": "refused"})))
+        audit.answered(Answered(**(GOOD | {"release": "none", "policies": {}, "outcome": "refused"})))
         audit.reviewed("req_3fQ-9", approved=True, by="d" * 32)
         audit.erased("b" * 32, 4, by="e" * 32)
         entries = [entry for action in ("answer", "review-feedback", "erase-customer") for entry in log.entries(action)]
     policies = "policies notice/1.0 redact/2"
     assert [(entry.actor[0], entry.object, entry.result) for entry in entries] == [
         ("a", "req_3fQ-9", f"answered; 120+48 tokens; release {'c' * 64}; customer {'b' * 32}; {policies}"),
-        ("a", "req_3fQ-9", f"refused; 120+48 tokens; release base; customer {'b' * 32}; policies none"),
+        ("a", "req_3fQ-9", f"refused; 120+48 tokens; release none; customer {'b' * 32}; policies none"),
         ("d", "req_3fQ-9", "approved"),
         ("e", "b" * 32, "4 rows"),
     ]
@@ -41,7 +41,7 @@ def test_every_answer_has_its_entry_and_the_log_verifies(tmp_path: Path) -> None
 
 
 def test_the_longest_entry_is_written_whole() -> None:
-    policies = {"p" * 15 + letter: "9" * 12 for letter in "abcd"}
+    policies = {"p" * 11 + letter: "9" * 6 for letter in "abcdef"}
     longest = GOOD | {"policies": policies, "prompt_tokens": 10**9, "answer_tokens": 10**9, "outcome": "cancelled"}
     assert len(Answered(**longest).result()) <= 300
 
@@ -55,7 +55,7 @@ TEXTS: dict[str, dict[str, Any]] = {
     "in the outcome": {"outcome": WORDS},
     "as a policy": {"policies": {WORDS: "1"}},
     "as a policy's version": {"policies": {"redact": WORDS}},
-    "as many policies": {"policies": {f"w{letter}": "1" for letter in "abcde"}},
+    "as many policies": {"policies": {f"w{letter}": "1" for letter in "abcdefg"}},
     "with a line break": {"request_id": "req\n"},
 }
 

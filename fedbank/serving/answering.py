@@ -1,0 +1,369 @@
+"""One question on its whole way: session, stages in, release, engine, stages out, records, evidence.
+
+An answer is complete when it is in the bank's store and in its evidence, and only then is its end told. One that breaks
+off (the customer left, the engine failed) is in both as far as it was shown.
+"""
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from concurrent.futures import Executor
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from fedbank.errors import FedBankError
+from fedbank.serving.audit import AnswerAudit
+from fedbank.serving.audit import Answered as Audited
+from fedbank.serving.conversations import Conversations, Exchange
+from fedbank.serving.engine import INTERACTIVE, BusyError, Engine, EngineError, Finish, Generation, RequestError, Turn
+from fedbank.serving.labelling import aigc
+from fedbank.serving.mirroring import Mirror, Original, Pace
+from fedbank.serving.monitor import Monitor, Outcome
+from fedbank.serving.pipeline import Language, Notice, Outgoing, Passage, Pipeline, Settled, WithheldError, language_of
+from fedbank.serving.release_desk import Offered, ReleaseDesk
+from fedbank.serving.sessions import Said, Sessions, UnknownSessionError
+
+CUT = Notice(
+    "answer-cut",
+    "回答已达到长度上限，可能不完整。",
+    "The answer reached its maximal length and may be incomplete.",
+)
+T = TypeVar("T")
+
+
+class QuestionError(FedBankError):
+    """A question that is empty or too long, or an answer of a length that is not offered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks (a pseudonym) and in whose name (the customer, as the bank calls them)."""
+
+    principal: str
+    customer: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked. ``history``: given where the caller keeps the conversation; then there is no session.
+
+    ``max_tokens`` of the answer; ``None``: the service's default. ``temperature``, ``seed``: see ``Generation``.
+    """
+
+    text: str = field(repr=False)
+    session_id: str | None = None
+    max_tokens: int | None = None
+    priority: int = INTERACTIVE
+    history: tuple[Turn, ...] | None = field(default=None, repr=False)
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The question was taken; text comes."""
+
+    request_id: str
+    session_id: str | None
+    release: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """More text of the answer."""
+
+    text: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The whole answer, once it is kept. ``latency_ms`` from the question to here."""
+
+    request_id: str
+    session_id: str | None
+    release: str
+    text: str = field(repr=False)
+    prompt_tokens: int
+    answer_tokens: int
+    latency_ms: float
+    finish: Finish
+    notices: tuple[Notice, ...]
+    aigc: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerLimits:
+    """Characters of a question (with its history, if that is given), tokens of an answer."""
+
+    max_characters: int = 8000
+    default_tokens: int = 256
+    max_tokens: int = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Desks:
+    """Whom ``Answering`` works with. ``worker`` runs what blocks: the store and the log. ``producer``: the bank's name.
+
+    ``system``: the bank's own instruction before every conversation, or empty.
+    """
+
+    engine: Engine
+    pipeline: Pipeline
+    releases: ReleaseDesk
+    mirror: Mirror
+    sessions: Sessions
+    conversations: Conversations
+    audit: AnswerAudit
+    monitor: Monitor
+    worker: Executor
+    producer: str
+    system: str = ""
+
+
+@dataclass(slots=True)
+class _Answer:
+    """One answer as it grows."""
+
+    asker: Asker
+    question: Question
+    request_id: str
+    began: float
+    at: datetime
+    language: Language
+    owner: str
+    session_id: str | None = None
+    release: Offered | None = None
+    notices: tuple[Notice, ...] = ()
+    shown: list[str] = field(default_factory=list)
+    raw: list[str] = field(default_factory=list)
+    pace: Pace = field(default_factory=Pace)
+    prompt_tokens: int = 0
+    finish: Finish = "stop"
+
+
+class Answering:
+    """The service's one way from a question to an answer."""
+
+    def __init__(
+        self,
+        desks: Desks,
+        limits: AnswerLimits,
+        pseudonym: Callable[[str], str],
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """``pseudonym``: of a customer's name (``Records.customer``)."""
+        self._desks, self.limits, self._pseudonym, self._clock = desks, limits, pseudonym, clock
+        self._keeping: set[asyncio.Future[None]] = set()
+
+    async def ask(self, asker: Asker, question: Question) -> AsyncGenerator[Started | Delta | Answered]:
+        """``Started``, then text, then ``Answered``; closing it cancels.
+
+        Raises:
+            QuestionError, RefusedTextError, UnknownSessionError, NoReleaseError: before ``Started``.
+            EngineError: at any moment.
+            RecordsError, EvidenceError: the answer could not be kept, and its end is not told.
+        """
+        self._check(question)
+        answer = self._new(asker, question)
+        history = await self._history(answer)
+        outcome: Outcome = "refused"
+        try:
+            found = await self._incoming(answer, history)
+            outcome = "failed"
+            await self._choose(answer)
+            yield Started(answer.request_id, answer.session_id, answer.release.release if answer.release else "")
+            async with aclosing(self._texts(answer, found)) as texts:
+                async for text in texts:
+                    answer.shown.append(text)
+                    yield Delta(text)
+            outcome = "answered"
+        except (GeneratorExit, asyncio.CancelledError):
+            outcome = "cancelled"
+            raise
+        finally:
+            keeping = asyncio.ensure_future(self._keep(answer, outcome))
+            self._keeping.add(keeping)
+            keeping.add_done_callback(self._keeping.discard)
+            await asyncio.shield(keeping)  # whoever cancels does not cancel the records of what was shown
+        yield self._told(answer)
+
+    async def answer(self, asker: Asker, question: Question) -> Answered:
+        """All of it at once."""
+        async with aclosing(self.ask(asker, question)) as events:
+            async for event in events:
+                if isinstance(event, Answered):
+                    return event
+        raise AssertionError("an answer ends with Answered or an error")
+
+    async def close(self) -> None:
+        """Return once everything that was shown is kept."""
+        await asyncio.gather(*self._keeping, return_exceptions=True)
+
+    def _check(self, question: Question) -> None:
+        length = len(question.text) + sum(len(turn.text) for turn in question.history or ())
+        most, tokens = self.limits, question.max_tokens
+        if not question.text.strip():
+            raise QuestionError("Expected a question, got blanks. Send its text.")
+        if length > most.max_characters:
+            raise QuestionError(
+                f"Expected a question of at most {most.max_characters} characters, got {length}. Ask a shorter one."
+            )
+        if tokens is not None and not 1 <= tokens <= most.max_tokens:
+            raise QuestionError(f"Expected an answer of 1 to {most.max_tokens} tokens, got {tokens}. Ask for less.")
+
+    def _new(self, asker: Asker, question: Question) -> _Answer:
+        return _Answer(
+            asker,
+            question,
+            f"r{secrets.token_hex(16)}",
+            time.monotonic(),
+            self._clock(),
+            language_of(question.text),
+            self._pseudonym(asker.customer),
+            question.session_id,
+        )
+
+    async def _history(self, answer: _Answer) -> tuple[Turn, ...]:
+        if answer.question.history is not None or answer.session_id is None:
+            return answer.question.history or ()
+        return await self._desks.sessions.context(answer.session_id, answer.owner, answer.at)
+
+    async def _incoming(self, answer: _Answer, history: tuple[Turn, ...]) -> Passage | Settled:
+        system = (Turn("system", self._desks.system),) if self._desks.system else ()
+        turns = (*system, *history, Turn("user", answer.question.text))
+        found = await self._desks.pipeline.incoming(Passage(answer.request_id, answer.language, turns))
+        answer.notices = (found.passage if isinstance(found, Settled) else found).notices
+        return found
+
+    async def _choose(self, answer: _Answer) -> None:
+        """A session if there is none, and the release that answers it."""
+        if answer.question.history is None and answer.session_id is None:
+            answer.session_id = await self._desks.sessions.start(answer.owner, answer.at)
+        answer.release = self._desks.releases.choose(answer.session_id or answer.request_id)
+
+    async def _texts(self, answer: _Answer, found: Passage | Settled) -> AsyncGenerator[str]:
+        """What may be shown, as it comes."""
+        passage = found.passage if isinstance(found, Settled) else found
+        outgoing = Outgoing(passage.filters)
+        try:
+            if isinstance(found, Settled):
+                yield await outgoing.feed(found.text)
+            else:
+                async with aclosing(self._pieces(answer, passage)) as pieces:
+                    async for piece in pieces:
+                        if text := await outgoing.feed(piece):
+                            yield text
+            if text := await outgoing.end():
+                yield text
+        except WithheldError as error:
+            answer.notices = (*answer.notices, error.notice)
+        if answer.finish == "length":
+            answer.notices = (*answer.notices, CUT)
+
+    async def _pieces(self, answer: _Answer, passage: Passage) -> AsyncGenerator[str]:
+        """The model's words; a canary that fails before its first one gives way to the stable release."""
+        desk, question = self._desks.releases, answer.question
+        tokens = question.max_tokens or self.limits.default_tokens
+        asked = Generation(
+            answer.request_id, passage.turns, tokens, None, question.priority, question.temperature, question.seed
+        )
+        while answer.release is not None:
+            release = answer.release.release
+            try:
+                async with aclosing(self._one(answer, replace(asked, release=release))) as pieces:
+                    async for piece in pieces:
+                        yield piece
+            except EngineError as error:
+                if not isinstance(error, BusyError | RequestError):
+                    desk.saw(release, 0.0, failed=True)
+                stable = desk.loaded(desk.rollout.stable)
+                if answer.raw or stable is None or stable.release == release:
+                    raise
+                answer.release = stable
+                continue
+            desk.saw(release, answer.pace.ms, failed=False)
+            self._desks.mirror.offer(Original(replace(asked, release=release), release, "".join(answer.raw)))
+            return
+
+    async def _one(self, answer: _Answer, asked: Generation) -> AsyncGenerator[str]:
+        async with aclosing(self._desks.engine.generate(asked)) as pieces:
+            async for piece in pieces:
+                answer.raw.append(piece.text)
+                answer.pace.came(piece.token_count, time.monotonic())
+                if piece.finish is not None:
+                    answer.prompt_tokens, answer.finish = piece.prompt_tokens, piece.finish
+                if piece.text:
+                    yield piece.text
+
+    async def _keep(self, answer: _Answer, outcome: Outcome) -> None:
+        """Into the session, the store and the evidence; then into the numbers."""
+        text, release = "".join(answer.shown), answer.release
+        latency = 1000 * (time.monotonic() - answer.began)
+        try:
+            await self._on_worker(lambda: self._write(answer, text, outcome))
+            if text and answer.session_id is not None:
+                said = Said(answer.question.text, text, answer.prompt_tokens + answer.pace.tokens)
+                with contextlib.suppress(UnknownSessionError):  # it ended meanwhile: the answer counts all the same
+                    await self._desks.sessions.add(answer.session_id, answer.owner, said, self._clock())
+        except FedBankError:
+            outcome = "failed"
+            raise
+        finally:
+            self._desks.monitor.ended(
+                outcome,
+                release.release if release else "none",
+                latency,
+                answer.at,
+                read=answer.prompt_tokens,
+                written=answer.pace.tokens,
+            )
+
+    def _write(self, answer: _Answer, text: str, outcome: Outcome) -> None:
+        """On the worker: the conversation first, so that no evidence speaks of an answer that the bank has not."""
+        release = answer.release
+        if text and release is not None:
+            self._desks.conversations.add(
+                Exchange(
+                    answer.request_id,
+                    answer.at,
+                    answer.session_id or "",
+                    release.release,
+                    answer.asker.customer,
+                    answer.question.text,
+                    text,
+                    language=answer.language,
+                )
+            )
+        self._desks.audit.answered(
+            Audited(
+                answer.request_id,
+                answer.asker.principal,
+                answer.owner,
+                release.digest if release is not None else "none",
+                self._desks.pipeline.policies,
+                answer.prompt_tokens,
+                answer.pace.tokens,
+                outcome,
+            )
+        )
+
+    def _told(self, answer: _Answer) -> Answered:
+        return Answered(
+            answer.request_id,
+            answer.session_id,
+            answer.release.release if answer.release else "",
+            "".join(answer.shown),
+            answer.prompt_tokens,
+            answer.pace.tokens,
+            round(1000 * (time.monotonic() - answer.began), 1),
+            answer.finish,
+            answer.notices,
+            aigc(self._desks.producer, answer.request_id),
+        )
+
+    async def _on_worker(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._desks.worker, work)
