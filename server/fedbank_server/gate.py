@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedbank.errors import UpdateError
+from fedbank.rates import Rate
 from fedbank.wire import MAX_CHAIN, read_head
 from fedbank_server.bodies import App, Objects, Receive, RefusedError, Scope, Send, read_body, whole, with_body
 from fedbank_server.doorbell import Doorbell
@@ -28,7 +29,7 @@ from fedbank_server.flower_hooks import (
     PushMessagesRequest,
     PushObjectRequest,
 )
-from fedbank_server.limits import Limits, Rate
+from fedbank_server.limits import Limits
 from fedbank_server.repository_pages import PREFIX
 
 CERTIFICATE = "fedbank.certificate_sha256"

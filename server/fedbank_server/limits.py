@@ -1,7 +1,5 @@
 """How much of the coordinator one bank can take up: sizes, rates, how many requests at once."""
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from fedbank.wire import MAX_SMALL_BYTES
@@ -30,19 +28,3 @@ class Limits:
     def body_bytes(self, *, is_object: bool) -> int:
         """The most that a request's body may have."""
         return self.max_object_bytes + MAX_SMALL_BYTES if is_object else self.max_call_bytes
-
-
-class Rate:
-    """A token bucket for every bank: ``burst`` requests at once, ``per_second`` for ever."""
-
-    def __init__(self, per_second: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._per_second, self._burst, self._clock = per_second, float(burst), clock
-        self._buckets: dict[str, tuple[float, float]] = {}
-
-    def allows(self, bank: str) -> bool:
-        """Whether ``bank`` may send one more request now; counts it if so."""
-        now = self._clock()
-        left, at = self._buckets.get(bank, (self._burst, now))
-        left = min(self._burst, left + (now - at) * self._per_second)
-        self._buckets[bank] = (left - 1 if left >= 1 else left, now)
-        return left >= 1

@@ -11,9 +11,9 @@ from pki import Authority, Paths
 
 from fedbank import flower
 from fedbank.errors import RunError
+from fedbank.rates import Rate
 from fedbank_client import flower_hooks
 from fedbank_client.connection import Access, DeniedError, FleetConnection, _refusal, _silence, tls_context
-from fedbank_server.limits import Rate
 
 DAY = datetime.timedelta(days=1)
 
