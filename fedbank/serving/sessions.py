@@ -19,6 +19,13 @@ class UnknownSessionError(FedBankError):
     """No such session of this owner: it never was, it expired, or it is another's."""
 
 
+def unknown_session() -> UnknownSessionError:
+    """In the same words every time: nobody hears from them whether a session exists."""
+    return UnknownSessionError(
+        "Expected the id of a session of yours that goes on, got another. Leave session_id out to start a new one."
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class SessionLimits:
     """``max_turns``: questions and answers counted singly. ``idle``: since the last turn. ``lifetime``: in all."""
@@ -44,7 +51,10 @@ class Said:
 
 
 class Sessions(Protocol):
-    """``owner`` is the pseudonym of the customer whose conversation it is: an erasure ends it by that name."""
+    """``owner`` is the pseudonym of the customer whose conversation it is: an erasure ends it by that name.
+
+    Those that are shared between processes raise ``SharedStoreError`` (redis_link) when their store cannot be reached.
+    """
 
     async def start(self, owner: str, now: datetime) -> str:
         """A new session's id, which nobody can guess."""
@@ -129,8 +139,5 @@ class MemorySessions:
             del self._sessions[session_id]
             session = None
         if session is None or session.owner != owner:
-            raise UnknownSessionError(
-                "Expected the id of a session of yours that goes on, got another. Leave session_id out to start a new "
-                "one."
-            )
+            raise unknown_session()
         return session

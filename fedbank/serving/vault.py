@@ -34,12 +34,13 @@ class VaultError(FedBankError):
 class RecordsKey:
     """A bank's own 256-bit key for its records. It never leaves this object but into a file of its owner's."""
 
-    __slots__ = ("_names", "_raw", "_wrapping")
+    __slots__ = ("_names", "_raw", "_things", "_wrapping")
 
     def __init__(self, raw: bytes) -> None:
         if len(raw) != KEY_BYTES:
             raise VaultError(f"Expected a records key of {KEY_BYTES} bytes, got {len(raw)}. Restore it from a backup.")
         self._raw, self._names, self._wrapping = raw, _derived(raw, "names"), _derived(raw, "wrapping")
+        self._things = _derived(raw, "things")
 
     @classmethod
     def generate(cls) -> "RecordsKey":
@@ -92,6 +93,10 @@ class RecordsKey:
         """A name for ``parts`` that only this key makes: 128 bits of HMAC-SHA256 (RFC 2104), hexadecimal."""
         message = json.dumps([kind, *parts]).encode()
         return hmac.new(self._names, message, hashlib.sha256).hexdigest()[:32]
+
+    def key_of(self, kind: str, *parts: str) -> bytes:
+        """A 256-bit key for one thing, by what only its holder can say of it; without ``parts`` it cannot be had."""
+        return hmac.new(self._things, json.dumps([kind, *parts]).encode(), hashlib.sha256).digest()
 
     def new_customer_key(self, customer: str) -> tuple[bytes, bytes]:
         """A new key for one customer (by pseudonym), and the same wrapped, for the store."""
