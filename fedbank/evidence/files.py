@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,6 +35,12 @@ def read_entry_lines(path: Path, *, last: int | None = None) -> list[bytes]:
     """The lines of the ``last`` entries (default: of all), unverified, without newlines."""
     with path.open("rb") as file:
         return list(deque(_lines(file, MAX_LINE_BYTES), maxlen=last))
+
+
+def read_page(path: Path, first: int, most: int) -> list[bytes]:
+    """The lines of at most ``most`` entries from number ``first`` on, unverified, without newlines."""
+    with path.open("rb") as file:
+        return list(islice(_lines(file, MAX_LINE_BYTES), first, first + most))
 
 
 def read_leaves(path: Path) -> list[bytes]:

@@ -14,7 +14,7 @@ from types import TracebackType
 from fedbank.durable import append_at, open_locked, sync_folder
 from fedbank.evidence.entry import Entry, one_line, stamp
 from fedbank.evidence.errors import EvidenceError
-from fedbank.evidence.files import checkpoints_of, follow_files, read_entry_lines, read_leaves, unusable
+from fedbank.evidence.files import checkpoints_of, follow_files, read_entry_lines, read_leaves, read_page, unusable
 from fedbank.evidence.note import Checkpoint, Key, check_name, read_checkpoint, sign_checkpoint
 from fedbank.evidence.trail import INTERVAL, Trail, checkpoint_line
 from fedbank.evidence.tree import prove_consistency
@@ -78,6 +78,19 @@ class EvidenceLog:
         with self._opened():
             lines = read_entry_lines(self._path)
         return [entry for entry in map(Entry.from_line, lines) if entry.action == action]
+
+    def page(self, first: int, limit: int) -> list[Entry]:
+        """At most ``limit`` entries from number ``first`` on, as they are in the file; nobody who appends waits."""
+        try:
+            return [Entry.from_line(line) for line in read_page(self._path, first, limit)]
+        except FileNotFoundError:
+            return []
+        except OSError as problem:
+            raise unusable(self._path, problem) from problem
+        except (ValueError, TypeError):
+            raise EvidenceError(
+                f"Expected entries in {self._path}, got another line. Verify it: fedbank evidence."
+            ) from None
 
     def checkpoint(self) -> str:
         """The signed note over everything that is in the log now."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 
 from fedbank.data.inquiry import Inquiry
 from fedbank.errors import FedBankError
@@ -24,6 +24,10 @@ MAX_COMMENT = 2000
 
 class FeedbackError(FedBankError):
     """A comment that is too long, or a review that is not allowed."""
+
+
+class DecidedError(FeedbackError):
+    """It was reviewed before, and a decision stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,7 @@ class FeedbackDesk:
             exchange = find_exchange(store, request_id, name)
             row = _row(store, request_id)
             if row is not None and row.state != "candidate":
-                raise FeedbackError("Expected feedback that nobody reviewed yet, got one that is decided. Leave it.")
+                raise DecidedError("Expected feedback that nobody reviewed yet, got one that is decided. Leave it.")
             store.connection.execute(delete(FEEDBACK).where(FEEDBACK.c.request_id == request_id))
             text = {"comment": comment, "corrected": ""}
             values = {
@@ -86,7 +90,7 @@ class FeedbackDesk:
             if row is None:
                 raise UnknownRequestError("Expected a request that has feedback, got another. Look at the candidates.")
             if row.state != "candidate":
-                raise FeedbackError("Expected a candidate, got feedback that is decided. A decision stands.")
+                raise DecidedError("Expected a candidate, got feedback that is decided. A decision stands.")
             if approve and not row.helpful and not corrected.strip():
                 raise FeedbackError(
                     "Expected the right answer beside the approval of an answer that did not help, got none. Training "
@@ -105,6 +109,18 @@ class FeedbackDesk:
         """At most ``limit`` in this state, oldest first."""
         with self._records.reading() as store:
             return list(_all(store, state, limit))
+
+    def counts(self) -> dict[str, int]:
+        """How much was said in all, by what was said and by state; never what."""
+        counted = select(FEEDBACK.c.helpful, FEEDBACK.c.state, func.count()).group_by("helpful", "state")
+        with self._records.reading() as store:
+            rows = [(bool(row[0]), str(row[1]), int(row[2])) for row in store.connection.execute(counted).all()]
+        named = {"candidates": "candidate", "approved": "approved", "rejected": "rejected"}
+        return {
+            "helpful": sum(count for helpful, _, count in rows if helpful),
+            "not_helpful": sum(count for helpful, _, count in rows if not helpful),
+            **{name: sum(count for _, found, count in rows if found == state) for name, state in named.items()},
+        }
 
     def approved_inquiries(self) -> list[Inquiry]:
         """What was approved and not erased or purged since, oldest first: rows for the bank's next training."""

@@ -24,6 +24,14 @@ class JobError(FedBankError):
     """A job that is too large, of which there are too many, or that this owner does not have."""
 
 
+class ManyJobsError(JobError):
+    """The owner has as many jobs that are not over as anybody may have."""
+
+
+class UnknownJobError(JobError):
+    """No job of this id for this owner; the two cases are not told apart."""
+
+
 @dataclass(frozen=True, slots=True)
 class JobLimits:
     """``open_jobs``: per owner, with items that wait. ``max_attempts``: claims of one item before it is given up."""
@@ -46,7 +54,10 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One item of a job. ``answer`` is empty unless it is answered; ``request_id`` is that of its audit entry."""
+    """One item of a job. ``answer`` is empty unless it is answered; ``request_id`` is that of its audit entry.
+
+    ``owner``: whose job it is, as a pseudonym.
+    """
 
     job_id: str
     number: int
@@ -55,6 +66,7 @@ class Item:
     question: str = field(repr=False)
     answer: str = field(default="", repr=False)
     request_id: str = ""
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +109,7 @@ class Jobs:
             _expire(store, now)
             still_open = select(func.count(JOBS.c.job_id)).where(JOBS.c.owner == owner, JOBS.c.job_id.in_(_WAITING))
             if (count := store.connection.execute(still_open).scalar_one()) >= self._limits.open_jobs:
-                raise JobError(
+                raise ManyJobsError(
                     f"Expected at most {self._limits.open_jobs} jobs at once, got {count} that are not over. Wait for "
                     "one, or cancel it."
                 )
@@ -122,7 +134,8 @@ class Jobs:
             until = (now + self._limits.claim).timestamp()
             claimed = {"worker": worker, "claimed_until": until, "attempts": row.attempts + 1}
             store.connection.execute(update(JOB_ITEMS).where(_is(row.job_id, row.number)).values(claimed))
-            return _item(store, row)
+            owner = store.connection.execute(select(JOBS.c.owner).where(JOBS.c.job_id == row.job_id)).scalar_one()
+            return _item(store, row, owner)
 
     def record(self, item: Item, answer: str, request_id: str, now: datetime) -> bool:
         """Keep the answer; ``False``, and nothing is kept, if the item has one, was cancelled, expired or erased."""
@@ -136,6 +149,19 @@ class Jobs:
             values = {"state": "answered", "worker": None, "sealed": sealed}
             store.connection.execute(update(JOB_ITEMS).where(_is(item.job_id, item.number)).values(values))
             return True
+
+    def fail(self, item: Item) -> None:
+        """It cannot be answered as it is: no more claims. One that was answered, cancelled or erased stays so."""
+        self._let_go(item, {"state": "failed"})
+
+    def give_back(self, item: Item) -> None:
+        """It could not be answered now, and that was not its fault: it waits again, and this claim does not count."""
+        self._let_go(item, {"claimed_until": 0.0, "attempts": JOB_ITEMS.c.attempts - 1})
+
+    def _let_go(self, item: Item, values: dict[str, Any]) -> None:
+        waits = and_(_is(item.job_id, item.number), JOB_ITEMS.c.state == "waiting")
+        with self._records.writing() as store:
+            store.connection.execute(update(JOB_ITEMS).where(waits).values({"worker": None} | values))
 
     def resume(self, worker: str) -> int:
         """Give free what ``worker`` had claimed when it died: called once, when it starts; how many items."""
@@ -165,7 +191,7 @@ class Jobs:
         with self._records.reading() as store:
             _owned(store, job_id, owner)
             chosen = select(JOB_ITEMS).where(JOB_ITEMS.c.job_id == job_id).order_by(JOB_ITEMS.c.number)
-            return [_item(store, row) for row in store.connection.execute(chosen).all()]
+            return [_item(store, row, owner) for row in store.connection.execute(chosen).all()]
 
     def _check(self, asked: Sequence[Asked]) -> None:
         limits = self._limits
@@ -201,7 +227,9 @@ def _expire(store: Transaction, now: datetime) -> None:
 def _owned(store: Transaction, job_id: str, owner: str) -> Any:
     row = store.connection.execute(select(JOBS).where(JOBS.c.job_id == job_id)).one_or_none()
     if row is None or row.owner != owner:
-        raise JobError(f"Expected the id of a job of yours, got {job_id!r:.70}. Send the id that the batch was given.")
+        raise UnknownJobError(
+            f"Expected the id of a job of yours, got {job_id!r:.70}. Send the id that the batch was given."
+        )
     return row
 
 
@@ -220,6 +248,6 @@ def _seal(
     return store.seal(customer, ("job item", job_id, number), text)
 
 
-def _item(store: Transaction, row: Any) -> Item:
+def _item(store: Transaction, row: Any, owner: str) -> Item:
     text = store.open(row.customer, ("job item", row.job_id, row.number), row.sealed)
-    return Item(row.job_id, row.number, row.state, **text)
+    return Item(row.job_id, row.number, row.state, **text, owner=owner)

@@ -1,0 +1,138 @@
+"""The service's routes as one ASGI application."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from fedbank.errors import FedBankError
+from fedbank_client.serving import (
+    routes_ask,
+    routes_health,
+)
+from fedbank_client.serving.edge import LOG, REQUEST_ID, Edge, where
+from fedbank_client.serving.guard import SCHEME, BankRoute, open_to_all
+from fedbank_client.serving.problems import (
+    INTERNAL,
+    INVALID,
+    LATE,
+    MALFORMED,
+    MEDIA_TYPE,
+    NOT_FOUND,
+    SCHEMA,
+    WRONG_METHOD,
+    Kind,
+    Problem,
+    RefusedError,
+    problem_of,
+)
+from fedbank_client.serving.service import Service
+
+_ROUTERS = (
+    routes_ask.router,
+    routes_health.router,
+)
+_MOST_ERRORS = 20
+
+
+def make_app(service: Service) -> FastAPI:
+    """The application; its end (lifespan) waits for the threads of ``service``, and closes nothing else."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        yield
+        service.store.close()
+        service.tokens.close()
+
+    app = FastAPI(
+        title="FedBank inquiry service",
+        version="1",
+        openapi_url=None,
+        docs_url=None,  # FastAPI's pages load from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
+    app.state.service = service
+    app.router.route_class = BankRoute
+    for router in _ROUTERS:
+        app.router.routes.extend(router.routes)
+    app.get("/openapi.json", include_in_schema=False)(_description(app))
+    app.add_exception_handler(FedBankError, _on_error)
+    app.add_exception_handler(TimeoutError, _on_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(ClientDisconnect, _on_left)
+    app.add_middleware(Edge, limits=service.limits)
+    return app
+
+
+def _description(app: FastAPI) -> Any:
+    """The endpoint of the OpenAPI description, made once."""
+
+    @open_to_all
+    async def openapi() -> JSONResponse:
+        return JSONResponse(describe(app))
+
+    return openapi
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI description of ``app``."""
+    if app.openapi_schema is None:
+        found = get_openapi(title=app.title, version=app.version, routes=app.routes, description=__doc__)
+        parts = found.setdefault("components", {})
+        parts["securitySchemes"] = {SCHEME: {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
+        parts.setdefault("schemas", {})["Problem"] = SCHEMA
+        app.openapi_schema = found
+    return app.openapi_schema
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    told = RefusedError(LATE) if isinstance(error, TimeoutError) else error
+    problem = problem_of(told)
+    if problem.kind is INTERNAL:
+        LOG.error("request %s failed: %s", getattr(request.state, REQUEST_ID), where(error))
+    elif problem.kind.status == 503:
+        LOG.warning("request %s: %s", getattr(request.state, REQUEST_ID), problem.kind.name)
+    return _answer(request, problem)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    """What the framework refuses."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    kinds: dict[int, Kind] = {404: NOT_FOUND, 405: WRONG_METHOD, 400: MALFORMED}
+    kind = kinds.get(status, INTERNAL)
+    headers = getattr(error, "headers", None) or {}
+    return _answer(request, Problem(kind, kind.says or kind.title, headers, {}))
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    """Which fields are wrong, and never what was in them: not even the name of one that is not known."""
+    found: Sequence[Any] = error.errors() if isinstance(error, RequestValidationError) else ()
+    errors = [{"at": _place(one), "said": one["msg"]} for one in found[:_MOST_ERRORS]]
+    said = f"Expected the form in /openapi.json, got {len(found)} other field{'' if len(found) == 1 else 's'}."
+    return _answer(request, Problem(INVALID, f"{said} Correct what 'errors' names.", {}, {"errors": errors}))
+
+
+async def _on_left(request: Request, error: Exception) -> Response:
+    """Nobody reads it."""
+    return Response(status_code=499)
+
+
+def _place(error: dict[str, Any]) -> str:
+    place = error["loc"][1:]
+    known = place[:-1] if error["type"] == "extra_forbidden" else place
+    words = [str(word) for word in known] + (["(unknown field)"] if known != place else [])
+    return ".".join(words) or "(body)"
+
+
+def _answer(request: Request, problem: Problem) -> Response:
+    document = problem.document(getattr(request.state, REQUEST_ID))
+    return JSONResponse(document, problem.kind.status, headers=dict(problem.headers), media_type=MEDIA_TYPE)

@@ -1,0 +1,148 @@
+"""What one request, one principal and all of them together may take of the service."""
+
+import asyncio
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+
+from fedbank.serving.database import RecordsError
+from fedbank.serving.strict_json import strict_object
+from fedbank_client.serving.problems import MALFORMED, MEDIA, SLOW_BODY, TOO_LARGE, RefusedError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_KIB = 1024
+_MOST_PRINCIPALS = 50_000
+_RETRY_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """Bytes of a body, seconds of a request and of its parts, requests and connections at once.
+
+    ``request_s``: a whole request, its streamed answer included. ``shutdown_s``: for those that run at a stop.
+    """
+
+    question_bytes: int = 64 * _KIB
+    batch_bytes: int = 4096 * _KIB
+    depth: int = 16
+    header_bytes: int = 16 * _KIB
+    header_s: float = 10.0
+    body_s: float = 30.0
+    request_s: float = 150.0
+    keep_alive_s: int = 30
+    shutdown_s: int = 30
+    at_once: int = 512
+    connections: int = 2048
+
+
+class Rates:
+    """A token bucket for every principal: ``burst`` requests at once, ``per_s`` for ever; the bucket idle longest makes
+    room when there are too many."""
+
+    def __init__(self, per_s: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_s, self._burst, self._clock = per_s, float(burst), clock
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def wait_s(self, principal: str) -> float:
+        """0 and one more request counted, or the seconds until there is room for it."""
+        now = self._clock()
+        left, at = self._buckets.get(principal, (self._burst, now))
+        left = min(self._burst, left + (now - at) * self._per_s)
+        allowed = left >= 1
+        self._buckets[principal] = (left - 1 if allowed else left, now)
+        self._buckets.move_to_end(principal)
+        if len(self._buckets) > _MOST_PRINCIPALS:
+            self._buckets.popitem(last=False)
+        return 0.0 if allowed else (1 - left) / self._per_s
+
+
+class Threads:
+    """Where blocking work is done beside the event loop: few threads of its own, and a queue with an end."""
+
+    def __init__(self, name: str, workers: int, waiting: int = 256) -> None:
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix=f"fedbank-{name}")
+        self._most, self._now = workers + waiting, 0
+
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What ``work`` gives. It is done to its end even if nobody waits for it any more.
+
+        Raises:
+            RecordsError: too much waits already.
+        """
+        if self._now >= self._most:
+            raise RecordsError("Expected room in the queue of the store, got none. Try again later.", _RETRY_S)
+        self._now += 1
+        future = asyncio.get_running_loop().run_in_executor(self._pool, lambda: work(*args, **kwargs))
+        future.add_done_callback(self._done)
+        return await future
+
+    def close(self) -> None:
+        """Once what is under way is done."""
+        self._pool.shutdown(wait=True)
+
+    def _done(self, future: "asyncio.Future[Any]") -> None:
+        self._now -= 1
+
+
+async def read_object(request: Request, most_bytes: int, limits: HttpLimits) -> tuple[bytes, dict[str, Any]]:
+    """The body of ``request`` and the JSON object in it; what its headers announce is not believed.
+
+    Raises:
+        RefusedError: too large, late, compressed, of another type, no UTF-8, no JSON object, or nested too deep.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json" or request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise RefusedError(MEDIA, "Expected application/json without compression, got another type. Send that.")
+    announced = request.headers.get("content-length", "0")
+    if announced.isdigit() and int(announced[:18]) > most_bytes:
+        raise RefusedError(TOO_LARGE, f"Expected at most {most_bytes} bytes, got more. Send less.")
+    content = await _received(request, most_bytes, limits.body_s)
+    try:
+        found = strict_object(content)
+        check_plain(found, limits.depth)
+        return content, found
+    except (UnicodeError, json.JSONDecodeError, ValueError):  # no message of theirs: it may quote the body
+        raise RefusedError(
+            MALFORMED,
+            f"Expected one JSON object in UTF-8, each name once, nested at most {limits.depth} deep, got another.",
+        ) from None
+
+
+async def _received(request: Request, most_bytes: int, within_s: float) -> bytes:
+    content = bytearray()
+    try:
+        async with asyncio.timeout(within_s):
+            async for piece in request.stream():
+                content += piece
+                if len(content) > most_bytes:
+                    raise RefusedError(TOO_LARGE, f"Expected at most {most_bytes} bytes, got more. Send less.")
+    except TimeoutError:
+        raise RefusedError(SLOW_BODY, f"Expected the request within {within_s:g} s, got a slower one.") from None
+    except ClientDisconnect:
+        raise RefusedError(MALFORMED, "Expected a whole request, got a part of it.") from None
+    return bytes(content)
+
+
+def check_plain(value: object, depth: int) -> None:
+    """``ValueError`` for JSON nested deeper than ``depth``, or with half a character (a lone surrogate) in it."""
+    level = [value]
+    for _ in range(depth + 1):
+        if not level:
+            return
+        following: list[object] = []
+        for one in level:
+            if isinstance(one, dict):
+                following += [*one, *one.values()]
+            elif isinstance(one, list):
+                following += one
+            elif isinstance(one, str):
+                one.encode()
+        level = following
+    raise ValueError("nested too deep")

@@ -1,0 +1,59 @@
+"""All that the routes need of the bank's service, put together by its command."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from fedbank.evidence.log import EvidenceLog
+from fedbank.serving.answering import Answering
+from fedbank.serving.audit import AnswerAudit
+from fedbank.serving.conversations import Conversations
+from fedbank.serving.development_issuer import DevelopmentIssuer
+from fedbank.serving.engine import Engine
+from fedbank.serving.feedback import FeedbackDesk
+from fedbank.serving.jobs import Jobs
+from fedbank.serving.monitor import Monitor
+from fedbank.serving.records import Records
+from fedbank.serving.release_desk import ReleaseDesk
+from fedbank.serving.sessions import Sessions
+from fedbank.serving.tokens import TokenVerifier
+from fedbank.serving.vault import RecordsKey
+from fedbank_client.serving.limits import HttpLimits, Rates, Threads
+
+
+@dataclass(frozen=True, slots=True)
+class Development:
+    """The development issuer, and the audience that its tokens name."""
+
+    issuer: DevelopmentIssuer
+    audience: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """See the module.
+
+    ``verifier``: ``None`` accepts no token. ``development``: ``None`` gives none away. ``worker``: this process's name
+    among those that work on the same store's jobs, the same after a restart. ``store`` and ``tokens``: threads.
+    """
+
+    answering: Answering
+    verifier: TokenVerifier | None
+    key: RecordsKey = field(repr=False)
+    records: Records
+    conversations: Conversations
+    feedback: FeedbackDesk
+    jobs: Jobs
+    releases: ReleaseDesk
+    monitor: Monitor
+    engine: Engine
+    audit: AnswerAudit
+    evidence: EvidenceLog
+    sessions: Sessions
+    rates: Rates
+    development: Development | None = None
+    limits: HttpLimits = field(default_factory=HttpLimits)
+    worker: str = "serve"
+    store: Threads = field(default_factory=lambda: Threads("store", 4))
+    tokens: Threads = field(default_factory=lambda: Threads("tokens", 4))
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
