@@ -15,7 +15,7 @@ from ledger_files import CHARGE, DIFFERENCES, FRESH, MAX_STEPS, OTHERS, fill, he
 
 from fedbank.errors import PrivacyError
 from fedbank.privacy import ledger as module
-from fedbank.privacy.ledger import Charge, read_ledger
+from fedbank.privacy.ledger import Charge, Ledger, read_ledger
 
 
 def test_a_charge_is_synced_to_disk_before_it_returns(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,6 +34,16 @@ def test_a_charge_is_synced_to_disk_before_it_returns(path: Path, monkeypatch: p
     assert synced[-1] == ("ledger.head", content)  # the head counts a line only when that is on disk
     order = [name for name, _ in synced]
     assert order == ["ledger.jsonl", "ledger.head", path.parent.name, "ledger.jsonl", "ledger.head"]
+
+
+def test_a_simulations_ledger_waits_for_no_disk_and_is_whole_all_the_same(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    assert Ledger(path, "bank", sync=False).charge(CHARGE, max_steps=MAX_STEPS)
+    assert not synced
+    assert len(read_ledger(path).charges) == 1
 
 
 def test_every_line_holds_the_hash_of_the_line_before_it(path: Path) -> None:
