@@ -48,7 +48,7 @@ $(READY): pyproject.toml constraints.txt deploy/install_torch.py
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "FedBank needs Python 3.11 or later, got " + sys.version.split()[0] + ". Name one with: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python deploy/install_torch.py $(TORCH)
-	$(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt -e '.[ray,dev]'
+	$(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt -e '.[ray,postgres,redis,dev]'
 	@touch $@
 
 lock: $(READY)  ## write the versions of .venv to constraints.txt
