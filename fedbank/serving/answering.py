@@ -18,6 +18,7 @@ from typing import TypeVar
 from fedbank.errors import FedBankError
 from fedbank.serving.audit import AnswerAudit
 from fedbank.serving.audit import Answered as Audited
+from fedbank.serving.cache import CachedAnswer
 from fedbank.serving.conversations import Conversations, Exchange
 from fedbank.serving.engine import INTERACTIVE, BusyError, Engine, EngineError, Finish, Generation, RequestError, Turn
 from fedbank.serving.labelling import aigc
@@ -26,6 +27,7 @@ from fedbank.serving.monitor import Monitor, Outcome
 from fedbank.serving.pipeline import Language, Notice, Outgoing, Passage, Pipeline, Settled, WithheldError, language_of
 from fedbank.serving.release_desk import Offered, ReleaseDesk
 from fedbank.serving.sessions import Said, Sessions, UnknownSessionError
+from fedbank.serving.shared_answers import SharedAnswers
 
 CUT = Notice(
     "answer-cut",
@@ -108,7 +110,7 @@ class AnswerLimits:
 class Desks:
     """Whom ``Answering`` works with. ``worker`` runs what blocks: the store and the log. ``producer``: the bank's name.
 
-    ``system``: the bank's own instruction before every conversation, or empty.
+    ``system``: the bank's own instruction before every conversation, or empty. ``shared``: answers told again; ``None``: none.
     """
 
     engine: Engine
@@ -122,6 +124,7 @@ class Desks:
     worker: Executor
     producer: str
     system: str = ""
+    shared: SharedAnswers | None = None
 
 
 @dataclass(slots=True)
@@ -271,6 +274,9 @@ class Answering:
         asked = Generation(
             answer.request_id, passage.turns, tokens, None, question.priority, question.temperature, question.seed
         )
+        if (known := await self._known(answer, passage, asked)) is not None:
+            yield known
+            return
         while answer.release is not None:
             release = answer.release.release
             try:
@@ -287,7 +293,26 @@ class Answering:
                 continue
             desk.saw(release, answer.pace.ms, failed=False)
             self._desks.mirror.offer(Original(replace(asked, release=release), release, "".join(answer.raw)))
+            await self._share(answer, passage, asked)
             return
+
+    async def _known(self, answer: _Answer, passage: Passage, asked: Generation) -> str | None:
+        """What the same release said to the same question, if it may be told again."""
+        shared, offered = self._desks.shared, answer.release
+        if shared is None or offered is None:
+            return None
+        found = await shared.get(passage, asked, offered.digest, answer.at)
+        if found is None:
+            return None
+        answer.prompt_tokens, answer.finish = found.prompt_tokens, found.finish
+        answer.pace.came(found.answer_tokens, time.monotonic())
+        return found.text
+
+    async def _share(self, answer: _Answer, passage: Passage, asked: Generation) -> None:
+        shared, offered = self._desks.shared, answer.release
+        if shared is not None and offered is not None:
+            said = CachedAnswer("".join(answer.raw), answer.prompt_tokens, answer.pace.tokens, answer.finish)
+            await shared.put(passage, asked, offered.digest, said, answer.owner, answer.at)
 
     async def _one(self, answer: _Answer, asked: Generation) -> AsyncGenerator[str]:
         async with aclosing(self._desks.engine.generate(asked)) as pieces:
