@@ -13,7 +13,6 @@ from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TypeVar
 
 from fedbank.errors import FedBankError
 from fedbank.serving.audit import AnswerAudit
@@ -21,6 +20,7 @@ from fedbank.serving.audit import Answered as Audited
 from fedbank.serving.cache import CachedAnswer
 from fedbank.serving.conversations import Conversations, Exchange
 from fedbank.serving.engine import INTERACTIVE, BusyError, Engine, EngineError, Finish, Generation, RequestError, Turn
+from fedbank.serving.keeping import Ended, Keeper
 from fedbank.serving.labelling import aigc
 from fedbank.serving.mirroring import Mirror, Original, Pace
 from fedbank.serving.monitor import Monitor, Outcome
@@ -34,7 +34,6 @@ CUT = Notice(
     "回答已达到长度上限，可能不完整。",
     "The answer reached its maximal length and may be incomplete.",
 )
-T = TypeVar("T")
 
 
 class QuestionError(FedBankError):
@@ -110,7 +109,8 @@ class AnswerLimits:
 class Desks:
     """Whom ``Answering`` works with. ``worker`` runs what blocks: the store and the log. ``producer``: the bank's name.
 
-    ``system``: the bank's own instruction before every conversation, or empty. ``shared``: answers told again; ``None``: none.
+    ``system``: the bank's own instruction before every conversation, or empty. ``shared``: answers that are told
+    again; ``None``: none are.
     """
 
     engine: Engine
@@ -160,6 +160,7 @@ class Answering:
     ) -> None:
         """``pseudonym``: of a customer's name (``Records.customer``)."""
         self._desks, self.limits, self._pseudonym, self._clock = desks, limits, pseudonym, clock
+        self._keeper = Keeper(desks.conversations, desks.audit, desks.worker)
         self._keeping: set[asyncio.Future[None]] = set()
 
     async def ask(self, asker: Asker, question: Question) -> AsyncGenerator[Started | Delta | Answered]:
@@ -329,7 +330,7 @@ class Answering:
         text, release = "".join(answer.shown), answer.release
         latency = 1000 * (time.monotonic() - answer.began)
         try:
-            await self._on_worker(lambda: self._write(answer, text, outcome))
+            await self._keeper.keep(self._ended(answer, text, outcome))
             if text and answer.session_id is not None:
                 said = Said(answer.question.text, text, answer.prompt_tokens + answer.pace.tokens)
                 with contextlib.suppress(UnknownSessionError):  # it ended meanwhile: the answer counts all the same
@@ -347,34 +348,30 @@ class Answering:
                 written=answer.pace.tokens,
             )
 
-    def _write(self, answer: _Answer, text: str, outcome: Outcome) -> None:
-        """On the worker: the conversation first, so that no evidence speaks of an answer that the bank has not."""
-        release = answer.release
+    def _ended(self, answer: _Answer, text: str, outcome: Outcome) -> Ended:
+        release, exchange = answer.release, None
         if text and release is not None:
-            self._desks.conversations.add(
-                Exchange(
-                    answer.request_id,
-                    answer.at,
-                    answer.session_id or "",
-                    release.release,
-                    answer.asker.customer,
-                    answer.question.text,
-                    text,
-                    language=answer.language,
-                )
-            )
-        self._desks.audit.answered(
-            Audited(
+            exchange = Exchange(
                 answer.request_id,
-                answer.asker.principal,
-                answer.owner,
-                release.digest if release is not None else "none",
-                self._desks.pipeline.policies,
-                answer.prompt_tokens,
-                answer.pace.tokens,
-                outcome,
+                answer.at,
+                answer.session_id or "",
+                release.release,
+                answer.asker.customer,
+                answer.question.text,
+                text,
+                language=answer.language,
             )
+        entry = Audited(
+            answer.request_id,
+            answer.asker.principal,
+            answer.owner,
+            release.digest if release is not None else "none",
+            self._desks.pipeline.policies,
+            answer.prompt_tokens,
+            answer.pace.tokens,
+            outcome,
         )
+        return Ended(exchange, entry)
 
     def _told(self, answer: _Answer) -> Answered:
         return Answered(
@@ -389,6 +386,3 @@ class Answering:
             answer.notices,
             aigc(self._desks.producer, answer.request_id),
         )
-
-    async def _on_worker(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._desks.worker, work)
