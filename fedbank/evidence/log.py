@@ -5,7 +5,7 @@ grow, and a last line that a crash cut short is dropped.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -59,19 +59,40 @@ class EvidenceLog:
 
         ``result`` is cut to one printable line; the other three must be of the form that ``Entry`` asks for.
         """
+        return self.append_all([(action, object_digest, result, actor)])
+
+    def append_all(self, records: Sequence[tuple[str, str, str, str]]) -> int:
+        """Record several at once, each as ``append`` takes it, in this order; returns the first entry's number.
+
+        They wait for the disk together. A crash or an error in between leaves the first few of them in the log.
+        """
+        if not records:
+            return self._trail.entries
         with self._opened() as descriptor:
-            trail, now = self._trail, self._clock()
-            if len(trail.unsigned) >= INTERVAL:  # a crash came between an entry and its checkpoint
-                self._sign(descriptor)
-            entry = Entry(trail.entries, stamp(now), actor, action, object_digest, one_line(result))
-            line = entry.line()
-            append_at(descriptor, trail.length, line, sync=self._sync)
+            first, left = self._trail.entries, list(records)
+            while left:
+                if len(self._trail.unsigned) >= INTERVAL:  # a crash came between an entry and its checkpoint
+                    self._sign(descriptor)
+                room = INTERVAL - len(self._trail.unsigned)
+                self._append(descriptor, left[:room])
+                del left[:room]
+        return first
+
+    def _append(self, descriptor: int, records: Sequence[tuple[str, str, str, str]]) -> None:
+        """As many as one checkpoint can count."""
+        trail, now = self._trail, self._clock()
+        entries = [
+            Entry(trail.entries + number, stamp(now), actor, action, object_digest, one_line(result))
+            for number, (action, object_digest, result, actor) in enumerate(records)
+        ]
+        lines, is_new = [entry.line() for entry in entries], trail.entries == 0
+        append_at(descriptor, trail.length, b"\n".join(lines), sync=self._sync)
+        for entry, line in zip(entries, lines, strict=True):
             trail.take(entry, line)
-            if self._sync and entry.seq == 0:
-                sync_folder(self._path.parent)
-            if len(trail.unsigned) >= INTERVAL or now - datetime.fromisoformat(trail.oldest_unsigned) >= MAX_AGE:
-                self._sign(descriptor)
-        return entry.seq
+        if self._sync and is_new:
+            sync_folder(self._path.parent)
+        if len(trail.unsigned) >= INTERVAL or now - datetime.fromisoformat(trail.oldest_unsigned) >= MAX_AGE:
+            self._sign(descriptor)
 
     def entries(self, action: str) -> list[Entry]:
         """All entries of one ``action``, oldest first; reads the log."""

@@ -69,9 +69,9 @@ class AnswerAudit:
     def __init__(self, log: EvidenceLog) -> None:
         self._log = log
 
-    def answered(self, entry: Answered) -> None:
-        """One answer (or its refusal)."""
-        self._log.append(ANSWERED, entry.request_id, entry.result(), entry.principal)
+    def answered(self, *entries: Answered) -> None:
+        """One answer (or its refusal), or several that ended together."""
+        self._log.append_all([(ANSWERED, entry.request_id, entry.result(), entry.principal) for entry in entries])
 
     def erased(self, customer: str, rows: int, by: str) -> None:
         """Everything of one customer was erased; what is left is this hash. ``by`` is a principal's pseudonym."""

@@ -17,6 +17,10 @@ class UnknownRequestError(FedBankError):
     """No answer of that request id for that customer; the two cases are not told apart."""
 
 
+class RowError(RecordsError):
+    """This exchange cannot be kept, whatever else can."""
+
+
 @dataclass(frozen=True, slots=True)
 class Exchange:
     """One question of one customer and its answer by ``release``; ``topic`` and ``language`` as in an ``Inquiry``."""
@@ -38,22 +42,32 @@ class Conversations:
     def __init__(self, records: Records) -> None:
         self._records = records
 
-    def add(self, exchange: Exchange) -> None:
-        """Keep ``exchange``; it is on disk when this returns. A request id is used once."""
+    def add(self, *exchanges: Exchange) -> None:
+        """Keep all of ``exchanges`` or none; they are on disk when this returns. A request id is used once.
+
+        Raises:
+            RowError: one of them has a request id that was used.
+        """
+        if not exchanges:
+            return
+        with self._records.writing() as store:
+            rows = [self._row(store, exchange) for exchange in exchanges]
+            try:
+                store.connection.execute(insert(ANSWERS), rows)
+            except IntegrityError:
+                names = ", ".join(exchange.request_id for exchange in exchanges)
+                raise RowError(
+                    f"Expected a new request id, got {names!r:.70}, which has an answer. Draw another."
+                ) from None
+
+    def _row(self, store: Transaction, exchange: Exchange) -> dict[str, object]:
         customer, at = self._records.customer(exchange.customer), exchange.at.timestamp()
         text = {
             name: getattr(exchange, name)
             for name in ("session_id", "release", "customer", "question", "answer", "topic", "language")
         }
-        with self._records.writing() as store:
-            sealed = store.seal(customer, ("answer", exchange.request_id, at), text)
-            row = {"request_id": exchange.request_id, "customer": customer, "at": at, "sealed": sealed}
-            try:
-                store.connection.execute(insert(ANSWERS).values(row))
-            except IntegrityError:
-                raise RecordsError(
-                    f"Expected a new request id, got {exchange.request_id!r:.70}, which has an answer. Draw another."
-                ) from None
+        sealed = store.seal(customer, ("answer", exchange.request_id, at), text)
+        return {"request_id": exchange.request_id, "customer": customer, "at": at, "sealed": sealed}
 
     def find(self, request_id: str, customer: str) -> Exchange:
         """The exchange; ``UnknownRequestError`` if there is none, or it is another customer's."""
