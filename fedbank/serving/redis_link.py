@@ -17,6 +17,8 @@ from fedbank.errors import FedBankError
 
 Words = Sequence[str | bytes | int]
 _CODE = re.compile(r"[A-Z]{3,20}\b")
+_REFUSALS = ("unauthenticated multibulk", "ACL failure in script", "The user executing the script")
+"""Redis refuses long commands without a password, and what a script may not do, under the code of any error."""
 _CONNECTIONS = 32
 _BUSY_S, _AWAY_S = 1.0, 5.0
 
@@ -113,8 +115,9 @@ class RedisLink:
 
         code = _CODE.match(str(error))
         got = code.group() if code else type(error).__name__
-        if isinstance(error, known.AuthenticationError | known.NoPermissionError) or got in ("NOAUTH", "WRONGPASS"):
-            why, remedy, wait_s = f"a refusal ({got})", "Correct the user, the password or the user's rights.", None
+        is_refused = isinstance(error, known.AuthenticationError | known.NoPermissionError)
+        if is_refused or any(words in str(error) for words in _REFUSALS):
+            why, remedy, wait_s = "a refusal", "Correct the user, the password or the user's rights.", None
         elif any(isinstance(one, ssl.SSLError) for one in (error, error.__cause__, error.__context__)):
             why, remedy, wait_s = "no TLS that both sides accept", "Check the address and the certificates.", None
         elif isinstance(error, known.OutOfMemoryError):
