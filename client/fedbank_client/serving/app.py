@@ -1,7 +1,6 @@
 """The service's routes as one ASGI application."""
 
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -13,8 +12,15 @@ from starlette.responses import JSONResponse, Response
 
 from fedbank.errors import FedBankError
 from fedbank_client.serving import (
+    development,
     routes_ask,
+    routes_audit,
+    routes_feedback,
     routes_health,
+    routes_jobs,
+    routes_openai,
+    routes_operator,
+    routes_pages,
 )
 from fedbank_client.serving.edge import LOG, REQUEST_ID, Edge, where
 from fedbank_client.serving.guard import SCHEME, BankRoute, open_to_all
@@ -36,20 +42,19 @@ from fedbank_client.serving.service import Service
 
 _ROUTERS = (
     routes_ask.router,
+    routes_openai.router,
+    routes_jobs.router,
+    routes_feedback.router,
+    routes_operator.router,
+    routes_audit.router,
     routes_health.router,
+    routes_pages.router,
 )
 _MOST_ERRORS = 20
 
 
 def make_app(service: Service) -> FastAPI:
-    """The application; its end (lifespan) waits for the threads of ``service``, and closes nothing else."""
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        yield
-        service.store.close()
-        service.tokens.close()
-
+    """The application; whoever made ``service`` closes it."""
     app = FastAPI(
         title="FedBank inquiry service",
         version="1",
@@ -57,11 +62,10 @@ def make_app(service: Service) -> FastAPI:
         docs_url=None,  # FastAPI's pages load from elsewhere
         redoc_url=None,
         redirect_slashes=False,
-        lifespan=lifespan,
     )
     app.state.service = service
     app.router.route_class = BankRoute
-    for router in _ROUTERS:
+    for router in (*_ROUTERS, *((development.router,) if service.development is not None else ())):
         app.router.routes.extend(router.routes)
     app.get("/openapi.json", include_in_schema=False)(_description(app))
     app.add_exception_handler(FedBankError, _on_error)

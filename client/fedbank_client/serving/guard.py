@@ -98,7 +98,7 @@ class BankRoute(APIRoute):
         kinds = [*_ALWAYS, *(_GUARDED if access.rights else ())]
         if {"POST", "PUT", "PATCH"} & set(settings.get("methods") or ()):
             kinds += _BODY
-        own = settings.pop("openapi_extra", None) or {}
+        own = dict(settings.pop("openapi_extra", None) or {})
         problems_here = [*kinds, *own.pop("problems", ())]
         settings["responses"] = {**problems.responses(*problems_here), **(settings.get("responses") or {})}
         settings["openapi_extra"] = {"security": [{SCHEME: []}] if access.rights else [], **own}

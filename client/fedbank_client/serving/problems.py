@@ -4,6 +4,7 @@ A document says what its kind says, or what an error says to whoever sent the re
 inside (paths, addresses, traces), and nothing that a customer wrote.
 """
 
+import errno
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,8 +21,10 @@ from fedbank.serving.engine import BusyError, DownError, EngineError, RequestErr
 from fedbank.serving.feedback import DecidedError, FeedbackError
 from fedbank.serving.jobs import JobError, ManyJobsError, UnknownJobError
 from fedbank.serving.jwks import KeySetError
+from fedbank.serving.redis_link import SharedStoreError
 from fedbank.serving.release_desk import NoReleaseError
 from fedbank.serving.rollout import RolloutError
+from fedbank.serving.rollout_file import RolloutFileError
 from fedbank.serving.sessions import UnknownSessionError
 
 MEDIA_TYPE = "application/problem+json"
@@ -41,6 +44,9 @@ class Kind:
 MALFORMED = Kind("malformed", 400, "The request is not JSON that can be read")
 UNAUTHORIZED = Kind("unauthorized", 401, "The token is missing or not accepted")
 FORBIDDEN = Kind("forbidden", 403, "The token's role has no right to this")
+NOT_HERE = Kind(
+    "not-from-here", 403, "Only this machine may ask this", "Expected a request from and to this machine, got another."
+)
 NOT_FOUND = Kind("not-found", 404, "There is nothing here", "Expected a path of /openapi.json, got another.")
 UNKNOWN_SESSION = Kind("unknown-session", 404, "The session is not there")
 UNKNOWN_REQUEST = Kind("unknown-request", 404, "There is no such answer")
@@ -108,10 +114,13 @@ CAUSES: tuple[tuple[type[FedBankError], Kind], ...] = (
     (EngineError, ENGINE_DOWN),
     (NoReleaseError, NO_RELEASE),
     (RecordsError, RECORDS),
+    (SharedStoreError, RECORDS),
+    (RolloutFileError, RECORDS),
     (EvidenceError, EVIDENCE),
     (KeySetError, KEYS),
 )
 """What each error is to whoever asked; the first that fits. Others are errors of the service."""
+_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
 KINDS = tuple(value for value in list(globals().values()) if isinstance(value, Kind))
 
 
@@ -158,6 +167,8 @@ def kind_of(error: BaseException) -> Kind:
     """Which problem ``error`` is."""
     if isinstance(error, RefusedError):
         return error.kind
+    if isinstance(error, OSError) and error.errno in _DISK:
+        return RECORDS
     return next((kind for cause, kind in CAUSES if isinstance(error, cause)), INTERNAL)
 
 

@@ -1,0 +1,65 @@
+"""The service's listener: uvicorn with bounds on connections, headers and patience; what is no HTTP is a problem too."""
+
+import json
+import ssl
+
+import h11
+import uvicorn
+from fastapi import FastAPI
+
+from fedbank.prompt_http import PromptProtocol
+from fedbank_client.serving.limits import HttpLimits
+from fedbank_client.serving.problems import MALFORMED, MEDIA_TYPE, Problem
+
+_BACKLOG = 1024
+_BROKEN = Problem(MALFORMED, "Expected a request of HTTP/1.1 with short headers, got something else.", {}, {})
+
+
+class _ServiceProtocol(PromptProtocol):
+    """What is no HTTP gets a problem document too."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer and hang up; ``msg`` is uvicorn's."""
+        content = json.dumps(_BROKEN.document("none")).encode()
+        headers = [
+            (b"content-type", MEDIA_TYPE.encode()),
+            (b"content-length", str(len(content)).encode()),
+            (b"connection", b"close"),
+        ]
+        for event in (
+            h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+            h11.Data(data=content),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event))
+        self.transport.close()
+
+
+def make_server(
+    app: FastAPI, host: str, port: int, limits: HttpLimits, tls: ssl.SSLContext | None = None
+) -> uvicorn.Server:
+    """A server of ``app``, to be run by ``serve()``; at its end answers that run have ``limits.shutdown_s`` seconds.
+
+    ``tls``: with the certificate, and the channels' authority where they need one; ``None``: plain HTTP.
+    """
+    settings = {"header_timeout_s": limits.header_s, "most_connections": limits.connections}
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http=type("ServiceProtocol", (_ServiceProtocol,), settings),
+        ws="none",
+        lifespan="off",
+        backlog=_BACKLOG,
+        access_log=False,  # the application writes its own, without what customers send
+        log_level="warning",
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=limits.keep_alive_s,
+        timeout_graceful_shutdown=limits.shutdown_s,
+        h11_max_incomplete_event_size=limits.header_bytes,
+    )
+    config.load()
+    config.ssl = tls
+    return uvicorn.Server(config)
