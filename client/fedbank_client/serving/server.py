@@ -1,7 +1,9 @@
-"""The service's listener: uvicorn with bounds on connections, headers and patience; what is no HTTP is a problem too."""
+"""The service's listener: uvicorn with bounds on connections, headers and patience; no HTTP is a problem too."""
 
+import contextlib
 import json
 import ssl
+from collections.abc import Iterator
 
 import h11
 import uvicorn
@@ -35,12 +37,22 @@ class _ServiceProtocol(PromptProtocol):
         self.transport.close()
 
 
+class _Server(uvicorn.Server):
+    """A server that leaves signals to whoever runs it."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Nothing."""
+        yield
+
+
 def make_server(
-    app: FastAPI, host: str, port: int, limits: HttpLimits, tls: ssl.SSLContext | None = None
+    app: FastAPI, limits: HttpLimits, tls: ssl.SSLContext | None = None, *, host: str = "127.0.0.1", port: int = 0
 ) -> uvicorn.Server:
     """A server of ``app``, to be run by ``serve()``; at its end answers that run have ``limits.shutdown_s`` seconds.
 
-    ``tls``: with the certificate, and the channels' authority where they need one; ``None``: plain HTTP.
+    ``tls``: with the certificate, and the channels' authority where they need one; ``None``: plain HTTP. ``host`` and
+    ``port`` are not used where ``serve`` is given sockets.
     """
     settings = {"header_timeout_s": limits.header_s, "most_connections": limits.connections}
     config = uvicorn.Config(
@@ -55,11 +67,10 @@ def make_server(
         log_level="warning",
         log_config=None,
         server_header=False,
-        proxy_headers=False,
+        proxy_headers=False,  # nobody may say that they come from this machine
         timeout_keep_alive=limits.keep_alive_s,
         timeout_graceful_shutdown=limits.shutdown_s,
         h11_max_incomplete_event_size=limits.header_bytes,
+        ssl_context_factory=(lambda *_: tls) if tls is not None else None,
     )
-    config.load()
-    config.ssl = tls
-    return uvicorn.Server(config)
+    return _Server(config)
