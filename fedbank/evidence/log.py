@@ -73,7 +73,7 @@ class EvidenceLog:
             while left:
                 if len(self._trail.unsigned) >= INTERVAL:  # a crash came between an entry and its checkpoint
                     self._sign(descriptor)
-                room = INTERVAL - len(self._trail.unsigned)
+                room = INTERVAL - len(self._trail.unsigned) % INTERVAL
                 self._append(descriptor, left[:room])
                 del left[:room]
         return first
