@@ -15,11 +15,12 @@ from typing import Any
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedbank.errors import ModelError
 from fedbank.release.contents import WEIGHTS
 from fedbank.release.inspection import inspect
+from fedbank.serving.originals import Originals
 
 _PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 
@@ -50,29 +51,40 @@ def read_adapter(folder: Path, base: str) -> tuple[dict[str, Tensor], float]:
         raise ModelError(f"Expected readable weights in {folder}, got none. Sync the release again.") from error
 
 
-def merge(base: Any, tensors: Mapping[str, Tensor], scale: float) -> Any:
+def merge(base: Any, tensors: Mapping[str, Tensor], scale: float, originals: Originals | None = None) -> Any:
     """A model of its own with the adapter's ``tensors`` merged in, times ``scale``; ``base`` stays as it is.
+
+    ``originals``: what the layers of ``base`` were made of, if they are ours.
 
     Raises:
         ModelError: the adapter does not fit the base model.
     """
-    names = [name.removeprefix(_PREFIX).removesuffix(_A) + ".weight" for name in tensors if name.endswith(_A)]
-    adapted = {name: parameter for name, parameter in base.named_parameters() if name in set(names)}
+    names = [name.removeprefix(_PREFIX).removesuffix(_A) for name in tensors if name.endswith(_A)]
+    adapted = {name: layer for name, layer in base.named_modules() if name in set(names)}
     if len(adapted) != len(names) or 2 * len(names) != len(tensors):
         raise ModelError("Expected an adapter for layers of this base model, got one for others. Sync it again.")
-    own = {id(parameter) for parameter in adapted.values()}
-    shared = [one for one in (*base.parameters(), *base.buffers()) if id(one) not in own]
-    model = copy.deepcopy(base, {id(one): one for one in shared})
+    model = copy.deepcopy(base, {id(one): one for one in (*base.parameters(), *base.buffers())})
     with torch.no_grad():
-        for name in names:
-            key = _PREFIX + name.removesuffix(".weight")
-            _add(model.get_parameter(name), tensors[key + _A], tensors[key + _B], scale)
+        for name, layer in adapted.items():
+            weight = layer.weight.float() if originals is None else originals.read(name)
+            merged = _sum(weight, tensors[_PREFIX + name + _A], tensors[_PREFIX + name + _B], scale)
+            model.set_submodule(
+                name, _like(layer, merged) if originals is None else originals.layer(name, merged, layer.bias)
+            )
     return model
 
 
-def _add(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> None:
+def _sum(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
     """In float32, rounded once: bfloat16 would lose an adapter that is small beside the weights."""
     if (b.shape[0], a.shape[1]) != tuple(weight.shape) or a.shape[0] != b.shape[1]:
         raise ModelError("Expected an adapter that fits this base model, got tensors of other shapes. Sync it again.")
     a, b = a.to(weight.device, torch.float32), b.to(weight.device, torch.float32)
-    weight.copy_(weight.float() + scale * (b @ a))
+    return weight + scale * (b @ a)
+
+
+def _like(layer: Any, weight: Tensor) -> nn.Linear:
+    """A layer of torch's as ``layer``, its bias shared, with ``weight``."""
+    made = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
+    made.weight = nn.Parameter(weight.to(layer.weight.dtype), requires_grad=False)
+    made.bias = layer.bias
+    return made.eval()

@@ -2,7 +2,8 @@
 
 - Weights: parameters times bytes. INT4 is group-wise (AWQ, arXiv:2306.00978: an fp16 scale and a 4-bit zero per 128
   weights, 4.16 bits each); INT8 has an fp16 scale per output channel. Both leave embeddings, biases and the output
-  layer at 16 bits.
+  layer at 16 bits. The layers of ``kernels``, in this process on a CPU, are others: INT4 has a scale and an offset per
+  32 weights, 5 bits each; the output layer is INT8 with both; and it is never the embedding itself.
 - The cache: 2 (keys, values) x layers x key/value heads x head size x bytes, per token.
 - The ceiling at batch 1: memory bandwidth over what one token reads, which is every weight but the embedding's table
   (one row of it). Nothing is faster for a single stream; several streams share the reading.
@@ -19,8 +20,11 @@ from fedbank.serving.engine import EngineError
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "int4")
+INT4_GROUP = 32
+"""Inputs that share a scale and an offset, in this process."""
 GIB = 1 << 30
 _BITS: Mapping[Precision, float] = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8, "int4": 4 + (16 + 4) / 128}
+_OWN_BITS: Mapping[Precision, float] = {**_BITS, "int4": 4 + (16 + 16) / INT4_GROUP}
 _KINDS = ("qwen2", "qwen3")
 _RUNTIME_BYTES = 768 << 20
 """What CUDA, its libraries and the allocator take beside weights, cache and activations; an estimate."""
@@ -106,13 +110,27 @@ class Shape:
         """All of them."""
         return self.linear + self.small + (1 if self.tied else 2) * self.table
 
-    def weight_bytes(self, precision: Precision) -> int:
-        """What the weights take in memory."""
-        return self.linear_bytes(precision) + (self.parameters - self.linear) * _rest_bytes(precision)
+    def weight_bytes(self, precision: Precision, own: bool = False) -> int:
+        """What the weights take in memory. ``own``: with the layers of ``kernels``."""
+        tables = self.table * _rest_bytes(precision)
+        if not self.tied or (own and precision != "fp32"):
+            tables += self.output_bytes(precision, own)
+        return self.linear_bytes(precision, own) + self.small * _rest_bytes(precision) + tables
 
-    def read_bytes(self, precision: Precision) -> int:
+    def load_bytes(self, precision: Precision) -> int:
+        """What they take while they are loaded in this process, before they are made smaller."""
+        return (self.linear + self.small + (1 if self.tied else 2) * self.table) * _rest_bytes(precision)
+
+    def read_bytes(self, precision: Precision, own: bool = False) -> int:
         """What one token at batch 1 reads."""
-        return self.linear_bytes(precision) + (self.small + self.table) * _rest_bytes(precision)
+        others = self.small * _rest_bytes(precision) + self.output_bytes(precision, own)
+        return self.linear_bytes(precision, own) + others
+
+    def output_bytes(self, precision: Precision, own: bool = False) -> int:
+        """What the output layer takes."""
+        if own and precision in ("int8", "int4"):
+            return self.table + 2 * self.vocabulary
+        return self.table * _rest_bytes(precision)
 
     def kv_bytes(self, precision: Precision) -> int:
         """What one token takes in the cache: 16 bits a value, or 32 with fp32 weights."""
@@ -123,10 +141,10 @@ class Shape:
         widest = 2 * self.hidden + 2 * self.intermediate + (self.heads + 2 * self.kv_heads) * self.head_size
         return _PREFILL_TOKENS * widest * _rest_bytes(precision) + 2 * 4 * sequences * self.vocabulary
 
-    def linear_bytes(self, precision: Precision) -> int:
+    def linear_bytes(self, precision: Precision, own: bool = False) -> int:
         """What the blocks' linear layers take: what a merged copy has for itself at most."""
         scales = self.linear // self.hidden * 2 if precision == "int8" else 0
-        return round(self.linear * _BITS[precision] / 8) + scales
+        return round(self.linear * (_OWN_BITS if own else _BITS)[precision] / 8) + scales
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +183,19 @@ class Plan:
 
 
 def what_fits(
-    shape: Shape, precision: Precision, card: Card, *, context: int, sequences: int = 1, adapted_share: float = 1.0
+    shape: Shape,
+    precision: Precision,
+    card: Card,
+    *,
+    context: int,
+    sequences: int = 1,
+    adapted_share: float = 1.0,
+    own: bool = False,
 ) -> Plan:
     """The plan for ``sequences`` of ``context`` tokens (question and answer) at least.
 
     ``adapted_share``: how much of the linear layers a second, merged release has for itself: 1 for every layer, 0 for
-    an engine that keeps adapters apart.
+    an engine that keeps adapters apart. ``own``: in this process, on a CPU, with the layers of ``kernels``.
 
     Raises:
         EngineError: it does not fit; with the figures.
@@ -183,10 +208,15 @@ def what_fits(
             f"Expected at most {shape.context} tokens of question and answer, which this model was made for, got "
             f"{context}. Ask for less."
         )
-    weights, other = shape.weight_bytes(precision), _RUNTIME_BYTES + shape.activation_bytes(precision, sequences)
-    adapter = round(adapted_share * shape.linear_bytes(precision))
+    weights, other = shape.weight_bytes(precision, own), _RUNTIME_BYTES + shape.activation_bytes(precision, sequences)
+    adapter = round(adapted_share * shape.linear_bytes(precision, own))
     usable, per_token = int(card.memory * card.share), shape.kv_bytes(precision)
     tokens = max(0, usable - weights - adapter - other) // per_token
+    if own and shape.load_bytes(precision) > usable:
+        raise EngineError(
+            f"Expected {_gib(shape.load_bytes(precision))} while the weights are loaded, before they are made "
+            f"{precision}, got {_gib(usable)}. Choose a smaller model or a larger machine."
+        )
     needed = sequences * context
     if tokens < needed:
         raise EngineError(
@@ -196,7 +226,7 @@ def what_fits(
             f"{_gib(needed * per_token)}. Choose a smaller model or precision, fewer or shorter sequences, or a "
             "larger card."
         )
-    ceiling = card.bandwidth / shape.read_bytes(precision)
+    ceiling = card.bandwidth / shape.read_bytes(precision, own)
     return Plan(precision, context, weights, adapter, other, per_token, tokens, tokens // context, ceiling)
 
 

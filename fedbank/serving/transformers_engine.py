@@ -7,44 +7,63 @@ text. Every wait has an end: in the queue (``Limits.max_wait_s``) and between tw
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fedbank.errors import ModelError
+from fedbank.model.folder import tiny_folder
 from fedbank.model.loading import ModelSpec, load_base_model, load_tokenizer
 from fedbank.serving.batching import Limits, Scheduler
 from fedbank.serving.decoding import Batch, Start
 from fedbank.serving.engine import BusyError, DownError, EngineError, Finish, Generation, Health, Piece, RequestError
+from fedbank.serving.kernels import has_kernel
 from fedbank.serving.merged import merge, read_adapter
+from fedbank.serving.originals import Originals
+from fedbank.serving.plan import Precision
 from fedbank.serving.text import Detokeniser, encode
 
+_PRECISION_OF: Mapping[str, Precision] = {"float32": "fp32", "bfloat16": "bf16"}
 _LOOK_S = 0.01
 _CLOSED = "Expected an engine that runs, got one that was stopped. Start the service again."
 
 
 @dataclass(frozen=True, slots=True)
 class LocalModel:
-    """A base model in this process; ``digest``: of its folder, which a release must name."""
+    """A base model in this process; ``digest``: of its folder, which a release must name.
+
+    ``originals``: what its layers were made of, if they are ours (``kernels``).
+    """
 
     model: Any
     tokenizer: Any
     digest: str
+    originals: Originals | None = None
 
     @classmethod
-    def load(cls, spec: ModelSpec, digest: str) -> "LocalModel":
-        """From disk, frozen. A quantised one cannot take an adapter in: serve it with an external engine.
+    def load(cls, spec: ModelSpec, digest: str, precision: Precision | None = None) -> "LocalModel":
+        """From disk, frozen, in ``precision``; ``None``: as ``spec.dtype`` says.
 
         Raises:
-            ModelError: it cannot be loaded, or is quantised.
+            ModelError: it cannot be loaded, or not in that precision.
         """
         if spec.quantisation != "none":
             raise ModelError(
-                f"Expected weights in float32 or bfloat16 in this process, got {spec.quantisation}. "
-                "Serve INT8 and INT4 with an external engine such as vLLM."
+                f"Expected a base model that is loaded as it is, got one with quantisation={spec.quantisation}, which "
+                "is for training. Choose engine.precision=int8 or int4."
             )
-        return cls(load_base_model(spec).model, load_tokenizer(spec), digest)
+        chosen = precision or _PRECISION_OF[spec.dtype]
+        found = load_base_model(replace(spec, dtype="float32" if chosen == "fp32" else "bfloat16"))
+        model, originals = found.model, None
+        if chosen == "fp16":
+            model.to(torch.float16)
+        if has_kernel(chosen, found.device) and (folder := _folder(spec, chosen)) is not None:
+            originals = Originals(folder, chosen)
+            originals.use_in(model)
+        return cls(model, load_tokenizer(spec), digest, originals)
 
 
 @dataclass(slots=True, eq=False)
@@ -177,7 +196,7 @@ class TransformersEngine:
 
     def _merge(self, adapter: Path) -> Batch:
         tensors, scale = read_adapter(adapter, self._local.digest)
-        return Batch(merge(self._local.model, tensors, scale))
+        return Batch(merge(self._local.model, tensors, scale, self._local.originals))
 
     # From here on: the thread that steps.
 
@@ -281,6 +300,15 @@ def _post(loop: asyncio.AbstractEventLoop, found: list[tuple[_Answer, Piece | En
 
 def _finish(answer: _Answer) -> Finish | None:
     return "length" if answer.count >= answer.most else None
+
+
+def _folder(spec: ModelSpec, precision: Precision) -> Path | None:
+    """Where the files are that layers are made of; bfloat16 from a hub does with torch's own layers."""
+    if spec.path is not None or spec.identifier is None:
+        return tiny_folder() if spec.path is None else Path(spec.path)
+    if precision in ("int8", "int4"):
+        raise ModelError(f"Expected a folder of the model for {precision}, got {spec.identifier}. Set model=path.")
+    return None
 
 
 def _end_tokens(local: LocalModel) -> frozenset[int]:

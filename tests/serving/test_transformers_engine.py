@@ -349,6 +349,6 @@ def test_what_cannot_be_answered_is_refused_before_it_waits() -> None:
     run(test)
 
 
-def test_a_quantised_model_is_left_to_external_engines() -> None:
-    with pytest.raises(ModelError, match="external engine"):
+def test_a_model_that_is_quantised_for_training_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"engine\.precision=int8 or int4"):
         LocalModel.load(ModelSpec("tiny", quantisation="nf4"), "")
