@@ -24,18 +24,19 @@ def supervise(
     *,
     pause_s: tuple[float, float] = (0.5, 30.0),
     healthy_s: float = 20.0,
+    grace_s: float = 10.0,
     on_restart: Callable[[int, float], None] = lambda code, pause_s: None,
 ) -> int:
     """Run ``command`` and start it again whenever it crashes; the exit code once that is 0 or 2, or ``stop`` set.
 
     Pauses between starts double from ``pause_s[0]`` to ``pause_s[1]`` seconds and begin anew after a child that lived
     for ``healthy_s``: it can start, so what ended it does not come back at once. The child gets SIGTERM on ``stop`` and
-    SIGKILL ten seconds later. ``on_restart`` gets the exit code (negative: the signal) and the pause.
+    SIGKILL ``grace_s`` seconds later. ``on_restart`` gets the exit code (negative: the signal) and the pause.
     """
     wait_s = pause_s[0]
     while True:
         began = time.monotonic()
-        code = _run_once(command, stop)
+        code = _run_once(command, stop, grace_s)
         if code in _ENDED_BY_A_PERSON or stop.is_set():
             return code
         wait_s = pause_s[0] if time.monotonic() - began > healthy_s else wait_s
@@ -45,7 +46,7 @@ def supervise(
         wait_s = min(2 * wait_s, pause_s[1])
 
 
-def supervise_itself(words: Sequence[str], say: Callable[[str], None]) -> int:
+def supervise_itself(words: Sequence[str], say: Callable[[str], None], *, grace_s: float = 10.0) -> int:
     """``supervise`` for ``fedbank WORDS...``, whose exit code it returns; 0 after SIGTERM or SIGINT."""
     stop = stop_on_signals()
 
@@ -53,7 +54,8 @@ def supervise_itself(words: Sequence[str], say: Callable[[str], None]) -> int:
         what = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
         say(f"It ended unexpectedly ({what}); starting it again in {pause_s:g} s.")
 
-    code = supervise([sys.executable, "-P", "-m", "fedbank.cli", *words, UNSUPERVISED], stop, on_restart=tell)
+    command = [sys.executable, "-P", "-m", "fedbank.cli", *words, UNSUPERVISED]
+    code = supervise(command, stop, grace_s=grace_s, on_restart=tell)
     return 0 if stop.is_set() else code
 
 
@@ -103,14 +105,14 @@ def _is_orphaned() -> bool:
     return False
 
 
-def _run_once(command: Sequence[str], stop: threading.Event) -> int:
+def _run_once(command: Sequence[str], stop: threading.Event, grace_s: float) -> int:
     with subprocess.Popen(command, env=os.environ | {_SUPERVISOR: str(os.getpid())}) as child:
         while child.poll() is None and not stop.wait(0.1):
             pass
         if child.poll() is None:
             child.send_signal(signal.SIGTERM)
             try:
-                child.wait(10)
+                child.wait(grace_s)
             except subprocess.TimeoutExpired:
                 child.kill()
         return child.wait()

@@ -19,6 +19,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sync": ("fedbank_client.release_commands:sync_command", "fetch, verify and adopt the members' newest release"),
     "releases": ("fedbank_client.release_commands:releases_command", "releases that are here, and the adopted one"),
     "rollback": ("fedbank_client.release_commands:rollback_command", "adopt the release before, at once"),
+    "serve": ("fedbank_client.serving.commands:serve_command", "answer customers with the adopted release; plan"),
+    "token": ("fedbank_client.serving.commands:token_command", "a token for a first run of serve on this machine"),
+    "records": (
+        "fedbank_client.serving.records_command:records_command",
+        "what customers asked: feedback for training, erase one, purge",
+    ),
     "doctor": ("fedbank_client.membership_commands:doctor_command", "what may be wrong, and what to do"),
     "leave": ("fedbank_client.membership_commands:leave_command", "leave the consortium"),
 }

@@ -261,7 +261,7 @@ class SessionsConfig:
 class CacheConfig:
     """The ``cache`` section of conf/serve.yaml"""
 
-    enabled: bool = True
+    enabled: bool = False
     entries: int = 10_000
     minutes: float = 60.0
 
@@ -282,7 +282,7 @@ class RolloutConfig:
 
     shadow_share: float = 0.2
     canary_share: float = 0.1
-    automatic: bool = False
+    automatic: bool = True
     probes: str | None = None
     answers: int = 200
     failure_rate: float = 0.02
@@ -301,6 +301,7 @@ class ServeConfig:
     host: str = "127.0.0.1"
     port: int = 8100
     threads: int | None = None
+    instruction: str | None = None
     redis: str | None = None
     tls: TlsConfig = field(default_factory=TlsConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)

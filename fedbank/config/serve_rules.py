@@ -17,6 +17,7 @@ PATHS = (
     "tls.certificate",
     "tls.key",
     "tls.client_ca",
+    "instruction",
     "redis",
     "records.database",
     "records.key",

@@ -6,7 +6,8 @@ question is put back last, and nothing that a filter has not seen is ever shown.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
@@ -30,11 +31,15 @@ class Notice:
 
 
 class WithheldError(FedBankError):
-    """Raised by a filter: no more of this answer is shown. ``notice`` tells the customer."""
+    """Raised by a filter: no more of this answer is shown. ``notice`` tells the customer.
+
+    ``shown``: what came before it in the same piece and passed every filter.
+    """
 
     def __init__(self, notice: Notice) -> None:
         super().__init__(f"The rest of an answer was withheld ({notice.code}).")
         self.notice = notice
+        self.shown = ""
 
 
 class Filter(Protocol):
@@ -128,19 +133,23 @@ class Outgoing:
     async def feed(self, piece: str) -> str:
         """What can be shown now: the sentences that ``piece`` completed, after every filter."""
         self._waiting += piece
-        shown = []
-        while (cut := sentence_end(self._waiting)) > 0:
-            sentence, self._waiting = self._waiting[:cut], self._waiting[cut:]
-            shown.append(await self._through(0, sentence))
+        shown = list[str]()
+        with _telling(shown):
+            while (cut := sentence_end(self._waiting)) > 0:
+                sentence, self._waiting = self._waiting[:cut], self._waiting[cut:]
+                shown.append(await self._through(0, sentence))
         return "".join(shown)
 
     async def end(self) -> str:
         """The rest, once the model has ended."""
         rest, self._waiting = self._waiting, ""
-        shown = [await self._through(0, rest)] if rest else []
-        for number, one in enumerate(self._filters):
-            if held := await one.end():
-                shown.append(await self._through(number + 1, held))
+        shown = list[str]()
+        with _telling(shown):
+            if rest:
+                shown.append(await self._through(0, rest))
+            for number, one in enumerate(self._filters):
+                if held := await one.end():
+                    shown.append(await self._through(number + 1, held))
         return "".join(shown)
 
     async def _through(self, first: int, text: str) -> str:
@@ -149,8 +158,21 @@ class Outgoing:
         return text
 
 
+@contextmanager
+def _telling(shown: Sequence[str]) -> Iterator[None]:
+    """What is shown of an answer must not depend on how its pieces are cut: whoever withholds the rest knows it."""
+    try:
+        yield
+    except WithheldError as error:
+        error.shown = "".join(shown)
+        raise
+
+
 def sentence_end(text: str) -> int:
-    """Where the first sentence of ``text`` ends (its length so far), 0 if it may go on."""
+    """Where the first sentence of ``text`` ends (its length so far), 0 if it may go on.
+
+    One that is too long is cut at a blank or a comma, or anywhere: a filter that needs more of it holds it back.
+    """
     found = _END.search(text, 0, _LONGEST_SENTENCE)
     if found is not None and found.end() < len(text):  # at the very end a quotation mark may still follow
         return found.end()

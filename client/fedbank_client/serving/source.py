@@ -108,11 +108,12 @@ class ReleaseSource:
 
 def _marks(folder: Path) -> Iterator[tuple[str, int, int, int, int]]:
     """Every file below ``folder``: one that is written changes its time of change, which nobody can set."""
-    for place, _, names in sorted(os.walk(folder)):
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))  # what a sync is fetching
         for name in sorted(names):
             path = Path(place) / name
             try:
-                found = path.stat(follow_symlinks=False)
+                found = path.stat()
             except FileNotFoundError:  # a sync clears up
                 continue
             yield str(path), found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
