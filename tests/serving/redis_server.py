@@ -1,5 +1,6 @@
 """A real Redis for tests: its own process on a free port of this machine, its own folder, a password."""
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -105,11 +106,11 @@ class RedisServer:
 
 
 def program() -> str:
-    """Its path; where everything has to be tested (CI is set) it must be there."""
+    """Its path; where everything has to be tested (CI is set) it and its package must be there."""
     path = shutil.which("redis-server")
-    if path:
+    if path and importlib.util.find_spec("redis"):
         return path
-    missing = "there is no redis-server here; install it: apt-get install redis-server"
+    missing = "there is no redis-server or no package redis here: apt-get install redis-server; pip install redis"
     return pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
 
 

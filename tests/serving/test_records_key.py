@@ -92,3 +92,12 @@ def test_a_customers_key_is_wrapped_for_that_customer_and_bank() -> None:
     for other, customer in ((bank, "b" * 32), (RecordsKey.generate(), "a" * 32)):
         with pytest.raises(VaultError):
             other.unwrap(customer, wrapped)
+
+
+def test_the_key_of_a_thing_is_its_own() -> None:
+    key, other = RecordsKey.generate(), RecordsKey.generate()
+    keys = {key.key_of("session", "a"), key.key_of("session", "b"), key.key_of("cached answer", "a")}
+    keys |= {key.key_of("session", "a", "b"), key.key_of("session"), other.key_of("session", "a")}
+    assert len(keys) == 6 and {len(one) for one in keys} == {32}
+    assert key.key_of("session", "a") == RecordsKey(key._raw).key_of("session", "a")
+    assert key.pseudonym("session", "a") not in key.key_of("session", "a").hex()

@@ -1,6 +1,8 @@
 """Redis that dies, sleeps, forgets, or is in the hands of another; many that write at once: a real one each time."""
 
 import asyncio
+import hmac
+import json
 import logging
 import secrets
 import time
@@ -10,6 +12,9 @@ from typing import Any
 
 import pytest
 from bank_records import ANSWER, KEY, NOW, QUESTION, forked, status_of
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from redis_server import PASSWORD, RedisServer, redis_server, running, server, sessions_in, talk
 
 from fedbank.serving.cache import CachedAnswer, CacheLimits
@@ -42,6 +47,35 @@ def test_whoever_reads_redis_reads_nothing_and_everything_ends_by_itself(server:
         lasts = {key: client.pttl(key) for key in client.keys("*")}
     assert len(lasts) == 9 and all(0 < ms <= 30 * 60_000 or b"cached answer" in key for key, ms in lasts.items())
     assert all(0 < ms <= 60 * 60_000 for ms in lasts.values())
+
+
+def test_a_session_can_be_opened_by_the_document_alone(server: RedisServer) -> None:
+    def derived(purpose: str) -> bytes:
+        return HKDF(SHA256(), 32, None, f"fedbank-records/1 {purpose}".encode()).derive(bytes(range(32)))
+
+    def keyed(key: bytes, *parts: str) -> bytes:
+        return hmac.digest(key, json.dumps(parts).encode(), "sha256")
+
+    async def run() -> str:
+        async with sessions_in(server) as sessions:
+            return await talk(sessions)
+
+    session_id = asyncio.run(run())
+    bank = keyed(derived("names"), "redis")[:16].hex()
+    name = keyed(derived("names"), "session in redis", session_id)[:16].hex()
+    prefix = f"fedbank-redis/1:{{{bank} session}}:"
+    there = server.everything()
+    expires = int((NOW.timestamp() + 30 * 60) * 1000)
+    item = there.pop(f"{prefix}item:{name}".encode())
+    assert there == {
+        f"{prefix}order".encode(): [(name.encode(), 2.0)],
+        f"{prefix}owner:{ME}".encode(): [(name.encode(), expires)],
+    }
+    assert (item[b"owner"], item[b"expires"]) == (ME.encode(), str(expires).encode())
+    place = json.dumps(["fedbank-redis/1", "session", name, ME, expires]).encode()
+    key = keyed(derived("things"), "session", session_id)
+    content = AESGCM(key).decrypt(item[b"sealed"][:12], item[b"sealed"][12:], place)
+    assert json.loads(content) == {"started": NOW.isoformat(), "said": [[QUESTION, ANSWER, 40]]}
 
 
 def test_an_erasure_leaves_nothing(server: RedisServer) -> None:
