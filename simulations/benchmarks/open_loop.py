@@ -29,8 +29,10 @@ class Observed:
         return len(self.milliseconds) / self.seconds
 
 
-async def run(rate_per_s: float, seconds: float, ask: Ask, *, seed: int = 1) -> Observed:
-    """Call ``ask`` at ``rate_per_s`` for ``seconds``; return once every one has ended."""
+async def run(
+    rate_per_s: float, seconds: float, ask: Ask, *, until: "asyncio.Task[None] | None" = None, seed: int = 1
+) -> Observed:
+    """Call ``ask`` at ``rate_per_s`` for ``seconds``, and while ``until`` goes on; return once every one has ended."""
     seen, tasks = Observed(), set[asyncio.Task[None]]()
 
     async def one(number: int, due: float) -> None:
@@ -41,10 +43,12 @@ async def run(rate_per_s: float, seconds: float, ask: Ask, *, seed: int = 1) -> 
             seen.errors.append(type(error).__name__)
 
     began = time.perf_counter()
-    async for number, due in _arrivals(rate_per_s, seconds, seed):
+    async for number, due in _arrivals(rate_per_s, seed):
+        if due > began + seconds and (until is None or until.done()):
+            break
         tasks.add(task := asyncio.create_task(one(number, due)))
         task.add_done_callback(tasks.discard)
-    await asyncio.gather(*tasks)
+    await asyncio.gather(*tasks, *([until] if until else []))
     seen.seconds = time.perf_counter() - began
     return seen
 
@@ -54,10 +58,10 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)] if values else math.nan
 
 
-async def _arrivals(rate_per_s: float, seconds: float, seed: int) -> AsyncIterator[tuple[int, float]]:
-    rng, began, number = random.Random(seed), time.perf_counter(), 0
-    due = began + rng.expovariate(rate_per_s)
-    while due < began + seconds:
+async def _arrivals(rate_per_s: float, seed: int) -> AsyncIterator[tuple[int, float]]:
+    rng, number = random.Random(seed), 0
+    due = time.perf_counter() + rng.expovariate(rate_per_s)
+    while True:
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
         yield number, due
         number, due = number + 1, due + rng.expovariate(rate_per_s)

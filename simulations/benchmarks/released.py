@@ -37,7 +37,7 @@ _SPENT = {
     "steps": "60",
 }
 _SHARDS = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
-_REST: dict[str, Any] = {
+REST: dict[str, Any] = {
     "licence": "Apache-2.0",
     "data_card": "docs/data-card.md",
     "created": "2026-11-23T12:00:00+00:00",
@@ -178,7 +178,7 @@ def synthetic_release(folder: Path, name: str, parent: str | None, layout: Layou
         "tensors": written(shapes, layers),
         "norm": decimal_text(float(f"{norm:.9g}")),
     }
-    write_release(folder, Manifest(release=name, parent=parent, adapter=adapter, **_REST), weights)
+    write_release(folder, Manifest(release=name, parent=parent, adapter=adapter, **REST), weights)
 
 
 def _weights(shapes: dict[str, tuple[int, int]], dtype: str, seed: str) -> tuple[bytes, float]:

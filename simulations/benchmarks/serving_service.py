@@ -11,78 +11,29 @@ missed.
 
 import asyncio
 import os
-import random
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-from fedbank.data.redact import RefusedTextError, redact
-from fedbank.serving.answering import Answered, Answering, Asker, Delta, Question
 from fedbank.serving.release_desk import Offered
 from simulations.benchmarks import open_loop
 from simulations.benchmarks.open_loop import Observed, percentile
-from simulations.benchmarks.redaction_set import generate
 from simulations.benchmarks.reporting import argument_parser, write_lines
 from simulations.benchmarks.service_world import FixedEngine, Folders, service
+from simulations.benchmarks.serving_questions import Customers
+from simulations.benchmarks.switching import TOKENS
+from simulations.benchmarks.switching import switch as switching
 
 RATE, P50_MS, P99_MS = 200.0, 5.0, 20.0
 """Questions a second, and the targets."""
-_CUSTOMERS = 500
-_PLAIN = (
-    "我要开户，需要带什么材料？",
-    "How long does a transfer abroad take, and what is the fee?",
-    "定期存款提前支取利息怎么算？",
-    "Can I change my phone number in the app?",
-)
+SWITCH_RATE, SWITCHES, SWITCH_S = 50.0, 10, 5.0
+"""Questions a second, commands of each kind, and the target in seconds."""
 _MEMORY = Path("/dev/shm")
 Line = dict[str, Any]
-
-
-def questions(count: int) -> list[str]:
-    """A half with personal data, a half without; none with a secret, which would be refused."""
-    rng, found = random.Random(2), []
-    for example in generate(3 * count, seed=3):
-        try:
-            redact(example.text)
-        except RefusedTextError:
-            continue
-        found.append(example.text if rng.random() < 0.75 else rng.choice(_PLAIN))
-    return found[:count]
-
-
-class Customers:
-    """Who asks what: 500 customers, every second question in the conversation that its customer had last."""
-
-    def __init__(self) -> None:
-        self._texts, self._sessions = questions(4000), dict[int, str | None]()
-        self.first_ms: list[float] = []
-
-    def next(self, number: int) -> tuple[int, str, str | None]:
-        """Customer, question, session."""
-        customer = number * 7919 % _CUSTOMERS
-        session = self._sessions.get(customer) if number % 2 else None
-        return customer, self._texts[number % len(self._texts)], session
-
-    def heard(self, customer: int, session: str | None) -> None:
-        """The session that the customer may go on with."""
-        self._sessions[customer] = session
-
-    async def ask(self, answering: Answering, number: int, due: float) -> None:
-        """One question to its end, in this process."""
-        customer, text, session = self.next(number)
-        waiting = True
-        asker = Asker(f"{customer:032x}", f"C-{customer}")
-        async with aclosing(answering.ask(asker, Question(text, session))) as events:
-            async for event in events:
-                if isinstance(event, Delta) and waiting:
-                    self.first_ms.append(1000 * (time.perf_counter() - due))
-                    waiting = False
-                if isinstance(event, Answered):
-                    self.heard(customer, event.session_id)
 
 
 def pipeline(seconds: float) -> Iterator[Line]:
@@ -134,7 +85,36 @@ def _told(place: str, seen: Observed, customers: Customers, fsync: float) -> Lin
     }
 
 
-CASES = {"pipeline": pipeline}
+def switch(seconds: float) -> Iterator[Line]:
+    """One line; at least a second between two commands."""
+    with tempfile.TemporaryDirectory() as folder:
+        seen = switching(Path(folder), SWITCH_RATE, SWITCHES, max(1.0, seconds / (3 * SWITCHES)))
+    slowest = {kind: max(seen.seconds(kind)) for kind in ("promote", "rollback")}
+    mixed = sum(one.mixed for one in seen.answers)
+    yield {
+        "case": "switch",
+        "offered_per_s": SWITCH_RATE,
+        "achieved_per_s": round(seen.load.achieved_per_s, 1),
+        "answers": len(seen.answers),
+        "by_release": dict(Counter(one.release for one in seen.answers)),
+        "tokens": TOKENS,
+        "p50_ms": round(percentile(seen.load.milliseconds, 0.5), 1),
+        "p99_ms": round(percentile(seen.load.milliseconds, 0.99), 1),
+        "switches": SWITCHES,
+        "taken_up_s_max": round(max(seen.taken_up_s), 3),
+        "switch_s_median": round(percentile(seen.seconds("promote"), 0.5), 3),
+        "switch_s_max": round(slowest["promote"], 3),
+        "rollback_s_median": round(percentile(seen.seconds("rollback"), 0.5), 3),
+        "rollback_s_max": round(slowest["rollback"], 3),
+        "failed_requests": len(seen.load.errors),
+        "errors": dict(Counter(seen.load.errors)),
+        "mixed_answers": mixed,
+        "target_s": SWITCH_S,
+        "ok": max(slowest.values()) <= SWITCH_S and not seen.load.errors and not mixed,
+    }
+
+
+CASES = {"pipeline": pipeline, "switch": switch}
 
 
 def measure(seconds: float, only: str | None = None) -> Iterator[Line]:
