@@ -51,6 +51,7 @@ _ROUTERS = (
     routes_pages.router,
 )
 _MOST_ERRORS = 20
+_ABOUT = "A bank's service for its customers' inquiries. Every error is a problem document (RFC 9457)."
 
 
 def make_app(service: Service) -> FastAPI:
@@ -90,7 +91,7 @@ def _description(app: FastAPI) -> Any:
 def describe(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI description of ``app``."""
     if app.openapi_schema is None:
-        found = get_openapi(title=app.title, version=app.version, routes=app.routes, description=__doc__)
+        found = get_openapi(title=app.title, version=app.version, routes=app.routes, description=_ABOUT)
         parts = found.setdefault("components", {})
         parts["securitySchemes"] = {SCHEME: {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
         parts.setdefault("schemas", {})["Problem"] = SCHEMA
