@@ -8,7 +8,6 @@ import select
 import shutil
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ _SWITCHES = (
 class Browser:
     """One process of the browser with a profile of its own."""
 
-    def __init__(self, folder: Path, timeout_s: float = 20.0) -> None:
+    def __init__(self, folder: Path, timeout_s: float = 30.0) -> None:
         self._timeout_s = timeout_s
         read_theirs, self._write = os.pipe()
         self._read, write_theirs = os.pipe()
@@ -67,7 +66,7 @@ class Browser:
         context = self.call("Target.createBrowserContext")["browserContextId"]
         target = self.call("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        tab = Tab(self, session)
+        tab = Tab(self, session, context)
         for domain in ("Page", "Runtime", "Network", "Log"):
             tab.call(f"{domain}.enable")
         tab.emulate(**emulated)
@@ -98,8 +97,8 @@ class Browser:
 class Tab:
     """One tab."""
 
-    def __init__(self, browser: Browser, session: str) -> None:
-        self._browser, self._session = browser, session
+    def __init__(self, browser: Browser, session: str, context: str) -> None:
+        self._browser, self._session, self._context = browser, session, context
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """See ``Browser.call``."""
@@ -120,12 +119,12 @@ class Tab:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
-    def wait(self, script: str, within_s: float = 15.0, tell: Callable[[], object] = str) -> Any:
+    def wait(self, script: str, within_s: float = 30.0) -> Any:
         """What the expression gives once it is true; true for a part of the page."""
         until = time.monotonic() + within_s
         asked = f"(found => found instanceof Node || found)({script})"
         while not (found := self.run(asked)):
-            assert time.monotonic() < until, (script, self.run("document.body.innerText"), tell())
+            assert time.monotonic() < until, (script, self.run("document.body.innerText"))
             time.sleep(0.05)
         return found
 
@@ -151,6 +150,10 @@ class Tab:
         typed = {"text": "\r"} if key == "Enter" else {}
         self.call("Input.dispatchKeyEvent", type="keyDown", key=key, windowsVirtualKeyCode=code, **typed)
         self.call("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
+
+    def close(self) -> None:
+        """Gone, with its storage."""
+        self._browser.call("Target.disposeBrowserContext", browserContextId=self._context)
 
     def picture(self, path: Path) -> None:
         """What it looks like."""

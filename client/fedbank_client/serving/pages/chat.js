@@ -118,5 +118,5 @@ at("anew").addEventListener("click", anew);
 at("leave").addEventListener("click", () => leave());
 const welcome = at("welcome");
 at("examples").append(...EXAMPLES.map(key => button(key, "", event => { box.value = event.target.textContent; count(); box.focus(); })));
-begin(at("language"), () => { document.title = say("chat.title"); count(); });
+begin(at("language"), count);
 leave();

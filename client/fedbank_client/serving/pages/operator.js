@@ -27,7 +27,7 @@ function leave(why) {
 
 async function enter() {
   await refresh();
-  if (trouble) { const error = trouble; leave(); throw error; }
+  if (trouble) { signOut(); throw trouble; }
   showPage();
 }
 
@@ -179,8 +179,7 @@ at("act").addEventListener("click", act);
 at("confirm").addEventListener("close", () => { offered = null; });
 at("leave").addEventListener("click", () => leave());
 addEventListener("resize", () => { if (status !== null) show(); });
-begin(at("language"), () => { document.title = say("ops.title"); if (status !== null) show(); });
-document.title = say("ops.title");
+begin(at("language"), () => { if (status !== null) show(); });
 leave();
 setInterval(age, 1000);
 watch();

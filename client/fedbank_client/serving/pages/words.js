@@ -65,6 +65,7 @@ function speak() {
   for (const element of document.querySelectorAll("[data-label]")) element.setAttribute("aria-label", say(element.dataset.label));
   for (const element of document.querySelectorAll("[data-hint]")) element.placeholder = say(element.dataset.hint);
   for (const element of document.querySelectorAll("[data-told]")) element.textContent = told.get(element)();
+  document.title = document.querySelector("h1").textContent;
 }
 
 /** Put words to the page; `toggle` changes the language, and `changed` is called after it has. */
