@@ -91,8 +91,15 @@ class Settled:
 class Stage(Protocol):
     """``name`` and ``version`` stand in the audit entry of every answer as NAME/VERSION."""
 
-    name: str
-    version: str
+    @property
+    def name(self) -> str:
+        """Small letters, digits and dashes, at most 12."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Digits, small letters and points, at most 6."""
+        ...
 
     async def incoming(self, passage: Passage) -> Passage | Settled:
         """The passage for the next stage; any ``FedBankError`` refuses the question."""
