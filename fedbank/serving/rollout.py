@@ -56,9 +56,11 @@ class Tally:
     milliseconds: Mapping[int, int] = field(default_factory=dict)
 
     def answered(self, milliseconds: float, *, failed: bool) -> "Tally":
-        """One more answer."""
-        bucket = round(_BUCKETS_PER_OCTAVE * math.log2(max(milliseconds, 1.0)))
-        counts = {**self.milliseconds, bucket: self.milliseconds.get(bucket, 0) + 1}
+        """One more answer; a failure has no pace, and neither has an answer of one token (0)."""
+        counts = self.milliseconds
+        if milliseconds > 0 and not failed:
+            bucket = round(_BUCKETS_PER_OCTAVE * math.log2(max(milliseconds, 1.0)))
+            counts = {**counts, bucket: counts.get(bucket, 0) + 1}
         return replace(self, answers=self.answers + 1, failures=self.failures + failed, milliseconds=counts)
 
     def compared_with_stable(self, *, agrees: bool) -> "Tally":
@@ -70,8 +72,8 @@ class Tally:
         return replace(self, probes=self.probes + 1, probes_right=self.probes_right + right)
 
     def percentile_ms(self, share: float) -> float:
-        """Milliseconds below which ``share`` of the answers were given, within 9 %; NaN before the first."""
-        left = math.ceil(share * self.answers)
+        """Milliseconds below which ``share`` of the answers were given, within 9 %; NaN while none has a pace."""
+        left = math.ceil(share * sum(self.milliseconds.values()))
         for bucket, count in sorted(self.milliseconds.items()):
             left -= count
             if left <= 0:

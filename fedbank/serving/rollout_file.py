@@ -14,6 +14,8 @@ from fedbank.serving.rollout import Candidate, Rollout, Stage, Tally
 FORMAT = "fedbank-rollout/1"
 _MAX_BYTES = 1 << 20
 MAX_EVENTS = 100
+_MOST, _LAST_BUCKET = 1 << 53, 160
+"""Answers; a quarter octave of milliseconds: more than 30 years."""
 
 
 class RolloutFileError(FedBankError):
@@ -59,21 +61,28 @@ def read_rollout(path: Path) -> Kept:
     Raises:
         RolloutFileError: it holds something else.
     """
-    if not path.exists():
-        return Kept()
     try:
         with path.open("rb") as file:
-            found = json.loads(file.read(_MAX_BYTES))
-        if found["format"] != FORMAT:
-            raise ValueError
-        candidate = _read(found["candidate"]) if found["candidate"] is not None else None
-        rollout = Rollout(_name(found["stable"]), _name(found["previous"]), candidate)
-        return Kept(rollout, _name(found["set_aside"]), tuple(Event(**event) for event in found["events"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return _kept(json.loads(file.read(_MAX_BYTES)))
+    except FileNotFoundError:
+        return Kept()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
         raise RolloutFileError(
             f"Expected the stages of releases in {path}, got something else. Move the file away: the release that "
             "client sync adopted is then served at once."
         ) from None
+
+
+def _kept(found: Mapping[str, Any]) -> Kept:
+    if found["format"] != FORMAT:
+        raise ValueError
+    candidate = _read(found["candidate"]) if found["candidate"] is not None else None
+    rollout = Rollout(_name(found["stable"]), _name(found["previous"]), candidate)
+    names = [rollout.stable, rollout.previous, candidate.release if candidate else None]
+    named = [name for name in names if name is not None]
+    if len(set(named)) != len(named) or (named and rollout.stable is None):
+        raise ValueError
+    return Kept(rollout, _name(found["set_aside"]), tuple(_event(one) for one in found["events"][:MAX_EVENTS]))
 
 
 def _written(candidate: Candidate) -> dict[str, Any]:
@@ -81,25 +90,38 @@ def _written(candidate: Candidate) -> dict[str, Any]:
 
 
 def _read(found: Mapping[str, Any]) -> Candidate:
-    return Candidate(
-        str(found["release"]),
-        Stage(found["stage"]),
-        float(found["share"]),
-        datetime.fromisoformat(found["since"]),
-        _tally(found["seen"]),
-        _tally(found["stable_seen"]),
-    )
+    since, share = datetime.fromisoformat(found["since"]), found["share"]
+    release = _name(found["release"])
+    if release is None or since.tzinfo is None or not isinstance(share, float | int) or not 0 < share <= 1:
+        raise ValueError
+    stage = Stage(found["stage"])
+    return Candidate(release, stage, float(share), since, _tally(found["seen"]), _tally(found["stable_seen"]))
 
 
 def _tally(found: Mapping[str, Any]) -> Tally:
-    counts = {int(bucket): int(count) for bucket, count in found["milliseconds"].items()}
-    answers, failures, compared, agreed, probes, right = (
-        int(found[name]) for name in ("answers", "failures", "compared", "agreed", "probes", "probes_right")
-    )
-    return Tally(answers, failures, compared, agreed, probes, right, counts)
+    counts = {int(bucket): _count(count, _MOST) for bucket, count in found["milliseconds"].items()}
+    if any(not -1 < bucket <= _LAST_BUCKET for bucket in counts):
+        raise ValueError
+    answers, compared, probes = (_count(found[name], _MOST) for name in ("answers", "compared", "probes"))
+    failures, agreed = _count(found["failures"], answers), _count(found["agreed"], compared)
+    _count(sum(counts.values()), answers)
+    return Tally(answers, failures, compared, agreed, probes, _count(found["probes_right"], probes), counts)
+
+
+def _count(found: object, most: int) -> int:
+    if type(found) is not int or not 0 <= found <= most:
+        raise ValueError
+    return found
+
+
+def _event(found: Mapping[str, Any]) -> Event:
+    event = Event(**found)
+    if not all(isinstance(value, str) for value in found.values()):
+        raise TypeError
+    return event
 
 
 def _name(found: object) -> str | None:
-    if found is not None and not isinstance(found, str):
+    if found is not None and (not isinstance(found, str) or not found):
         raise TypeError
     return found
