@@ -5,6 +5,8 @@ cannot be verified any more is not served, whatever it was before.
 """
 
 import asyncio
+import threading
+from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -12,19 +14,24 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedbank.errors import FedBankError
-from fedbank.serving.engine import Engine, EngineError
+from fedbank.serving.engine import DownError, Engine, EngineError
 from fedbank.serving.rollout import Candidate, Gates, Rollout, Stage, Verdict, judge
 from fedbank.serving.rollout_file import MAX_EVENTS, Event, Kept, read_rollout, write_rollout
 
 _VERIFIED_FOR = timedelta(hours=1)
+_LONGEST_SAID = 500
 ITSELF = "service"
 """The actor of what nobody commanded."""
 Note = Callable[[str, str, str, str], None]
-"""Gets action, release, result, actor: the bank's evidence."""
+"""Gets action, release, result, actor: the bank's evidence. May block; ``FedBankError`` if it cannot be kept now."""
 
 
 class NoReleaseError(FedBankError):
     """There is no release that may answer."""
+
+
+class ChangedReleaseError(FedBankError):
+    """A release of the same name is another one than before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +78,15 @@ class ReleaseDesk:
         self.settings = settings
         self._kept = read_rollout(path)
         self._loaded: dict[str, Offered] = {}
-        self._mark: Hashable = None
+        self._doubted: set[str] = set()
+        self._verified: Hashable = None
         self._verified_at: datetime | None = None
+        self._taken_up: Hashable = None
+        self._not_taken = ""
         self._written: Kept = self._kept
-        self._unloads: set[asyncio.Task[None]] = set()
+        self._notes = deque[tuple[str, str, str, str]]()
+        self._disk = threading.Lock()
+        self._unloads: dict[str, asyncio.Task[None]] = {}
         self._changing = asyncio.Lock()
         self.problem = ""
 
@@ -112,24 +124,21 @@ class ReleaseDesk:
         """One more probe question of the candidate."""
         self._set(self.rollout.probed(release, right=right))
 
+    def doubt(self, release: str) -> None:
+        """The engine refused or lost it: whether it still has it is looked at with the next look."""
+        self._doubted.add(release)
+
     async def look(self, now: datetime) -> None:
         """Take up what was adopted, give up what is not valid any more, ask the gates; what went wrong is told."""
         async with self._changing:
             try:
-                mark = self._source.mark()
-                late = self._verified_at is None or now - self._verified_at > _VERIFIED_FOR
-                if mark != self._mark or late:
-                    await self._verify_served(now)
-                    await self._take_up(now)
-                    self._mark, self._verified_at = mark, now
-                else:
-                    await self._load_missing(now)
-                self.problem = ""
+                await self._follow(now)
+                self.problem = self._not_taken
             except FedBankError as error:
                 self.problem = str(error)
             self._judge(now)
             self._sweep()
-            self._write()
+            await self._keep()
 
     async def promote(self, by: str, now: datetime) -> None:
         """One stage on; without a candidate, what was given up is tried again. ``RolloutError`` if there is neither."""
@@ -140,7 +149,7 @@ class ReleaseDesk:
                 self._kept = replace(self._kept, set_aside=None)
             else:
                 self._promote(by, now)
-            self._write()
+            await self._keep()
 
     async def roll_back(self, by: str, now: datetime) -> None:
         """Without the candidate, or the release before again; ``RolloutError`` if there is neither.
@@ -153,7 +162,7 @@ class ReleaseDesk:
                 await self._load(await asyncio.to_thread(self._source.of, str(after.stable), now))
                 after = self.rollout.roll_back()
         self._give_up(after, "by the operator", by, now)
-        self._write()
+        await self._keep()
 
     def view(self, now: datetime) -> dict[str, Any]:
         """For the operator: JSON without a customer's word."""
@@ -173,11 +182,31 @@ class ReleaseDesk:
 
     async def close(self) -> None:
         """Keep what was seen; whoever is being unloaded goes with the engine."""
-        for task in self._unloads:
+        for task in self._unloads.values():
             task.cancel()
-        self._write()
+        await self._keep()
 
     # Steps: each leaves a rollout in which whoever answers is loaded.
+
+    async def _follow(self, now: datetime) -> None:
+        """Everything that is served is valid and loaded, and what was adopted is on its way."""
+        mark = await asyncio.to_thread(self._source.mark)
+        if self._verified_at is None or now - self._verified_at > _VERIFIED_FOR:
+            self._verified = self._taken_up = None
+        if mark != self._verified:
+            await self._verify_served(now)
+            self._verified, self._verified_at = mark, now
+        else:
+            await self._load_missing(now)
+        if mark != self._taken_up:
+            try:
+                await self._take_up(now)
+                self._not_taken = ""
+            except EngineError:  # to be tried again
+                raise
+            except FedBankError as error:
+                self._not_taken = str(error)
+            self._taken_up = mark
 
     async def _take_up(self, now: datetime) -> None:
         offered, rollout = await asyncio.to_thread(self._source.offered, now), self.rollout
@@ -222,7 +251,7 @@ class ReleaseDesk:
 
     def _judge(self, now: datetime) -> None:
         found = self.rollout.candidate
-        if found is None:
+        if found is None or found.release not in self._loaded:
             return
         judged = judge(found, self.settings.gates, now)
         if judged.verdict is Verdict.FAIL:
@@ -242,24 +271,24 @@ class ReleaseDesk:
                 self._drop(release, str(error), now)
 
     def _drop(self, release: str, why: str, now: datetime) -> None:
+        """It is not set aside: once it is valid again, and still the one that is adopted, it begins again."""
         rollout = self.rollout
         if release not in self._served():  # rolled back meanwhile
             return
         if rollout.candidate is not None and rollout.candidate.release == release:
-            self._give_up(rollout.roll_back(), why, ITSELF, now)
-            return
-        if release == rollout.previous:
+            self._set(rollout.roll_back())
+        elif release == rollout.previous:
             self._set(replace(rollout, previous=None))
         else:
             self._set(Rollout(stable=rollout.previous))
-        self._kept = replace(self._kept, set_aside=release)
+        self._taken_up = None
         self._tell("release-refused", release, why, ITSELF, now)
         self._sweep()
 
     async def _load_missing(self, now: datetime) -> None:
-        """After an engine that was away."""
+        """After an engine that was away, or has begun anew without what it had."""
         for release in self._served():
-            if release not in self._loaded:
+            if release in self._doubted or release not in self._loaded:
                 await self._load(await asyncio.to_thread(self._source.of, release, now))
 
     def _served(self) -> list[str]:
@@ -268,36 +297,69 @@ class ReleaseDesk:
         return [name for name in names if name is not None]
 
     async def _load(self, offered: Offered) -> None:
-        if offered.release not in self._loaded:
-            await self._engine.load(offered.release, offered.adapter)
-            self._loaded[offered.release] = offered
+        release, known = offered.release, self._loaded.get(offered.release)
+        if known is not None and known.digest != offered.digest:
+            raise ChangedReleaseError(
+                f"Expected the release {release} as it was loaded, got another manifest under its name. "
+                "It is not served; ask the members which of the two they signed."
+            )
+        if known is not None and release not in self._doubted:
+            return
+        if (leaving := self._unloads.get(release)) is not None:  # else it would be unloaded after it is loaded
+            await asyncio.wait([leaving])
+        try:
+            await self._engine.load(release, offered.adapter)
+        except RuntimeError as error:  # what torch raises: out of memory above all
+            raise DownError(f"Expected the engine to load {release}, got an error, often memory. Free some.") from error
+        self._loaded[release] = offered
+        self._doubted.discard(release)
 
     def _sweep(self) -> None:
         """Unload whoever is not served any more; later, once those that it is answering are answered."""
         for release in self._loaded.keys() - set(self._served()):
             del self._loaded[release]
-            task = asyncio.get_running_loop().create_task(self._unloaded(release))
-            self._unloads.add(task)
-            task.add_done_callback(self._unloads.discard)
+            self._unloads[release] = asyncio.get_running_loop().create_task(self._unloaded(release))
 
     async def _unloaded(self, release: str) -> None:
         try:
             await self._engine.unload(release)
         except EngineError as error:
             self.problem = str(error)
+        finally:
+            del self._unloads[release]
 
     def _set(self, rollout: Rollout) -> None:
         self._kept = replace(self._kept, rollout=rollout)
 
     def _tell(self, action: str, release: str, said: str, by: str, now: datetime) -> None:
-        event = Event(now.isoformat(timespec="seconds"), action, release, said)
+        event = Event(now.isoformat(timespec="seconds"), action, release, said[:_LONGEST_SAID])
         self._kept = replace(self._kept, events=(event, *self._kept.events)[:MAX_EVENTS])
-        self._note(action, release, said, by)
+        self._notes.append((action, release, event.said, by))
+
+    async def _keep(self) -> None:
+        """On disk and in the evidence; a step that was taken stands without, and is kept with the next look."""
+        try:
+            await asyncio.to_thread(self._write)
+        except OSError as error:
+            self.problem = (
+                f"Expected to keep what is served in {self._path}, got: {error.strerror}. A restart would begin with "
+                "what was kept last. Free space or mend the permissions."
+            )
+        except FedBankError as error:
+            self.problem = str(error)
 
     def _write(self) -> None:
-        if self._kept is not self._written:
-            write_rollout(self._path, self._kept)
-            self._written = self._kept
+        """One at a time, and each the newest: nothing older is written over it."""
+        with self._disk:
+            kept = self._kept
+            try:
+                if kept is not self._written:
+                    write_rollout(self._path, kept)
+                    self._written = kept
+            finally:
+                while self._notes:
+                    self._note(*self._notes[0])
+                    self._notes.popleft()
 
     def _candidate_view(self, found: Candidate, now: datetime) -> dict[str, Any]:
         judged = judge(found, self.settings.gates, now)
