@@ -6,9 +6,10 @@ off (the customer left, the engine failed) is in both as far as it was shown.
 
 import asyncio
 import contextlib
+import math
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -19,90 +20,35 @@ from fedbank.serving.audit import AnswerAudit
 from fedbank.serving.audit import Answered as Audited
 from fedbank.serving.cache import CachedAnswer
 from fedbank.serving.conversations import Conversations, Exchange
-from fedbank.serving.engine import INTERACTIVE, BusyError, Engine, EngineError, Finish, Generation, RequestError, Turn
+from fedbank.serving.engine import BusyError, Engine, EngineError, Finish, Generation, RequestError, Turn
 from fedbank.serving.keeping import Ended, Keeper
 from fedbank.serving.labelling import aigc
 from fedbank.serving.mirroring import Mirror, Original, Pace
 from fedbank.serving.monitor import Monitor, Outcome
 from fedbank.serving.pipeline import Language, Notice, Outgoing, Passage, Pipeline, Settled, WithheldError, language_of
+from fedbank.serving.questions import Answered, AnswerLimits, Asker, Delta, Question, QuestionError, Started
 from fedbank.serving.release_desk import Offered, ReleaseDesk
 from fedbank.serving.sessions import Said, Sessions, UnknownSessionError
 from fedbank.serving.shared_answers import SharedAnswers
+
+__all__ = [
+    "CUT",
+    "AnswerLimits",
+    "Answered",
+    "Answering",
+    "Asker",
+    "Delta",
+    "Desks",
+    "Question",
+    "QuestionError",
+    "Started",
+]
 
 CUT = Notice(
     "answer-cut",
     "回答已达到长度上限，可能不完整。",
     "The answer reached its maximal length and may be incomplete.",
 )
-
-
-class QuestionError(FedBankError):
-    """A question that is empty or too long, or an answer of a length that is not offered."""
-
-
-@dataclass(frozen=True, slots=True)
-class Asker:
-    """Who asks (a pseudonym) and in whose name (the customer, as the bank calls them)."""
-
-    principal: str
-    customer: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked. ``history``: given where the caller keeps the conversation; then there is no session.
-
-    ``max_tokens`` of the answer; ``None``: the service's default. ``temperature``, ``seed``: see ``Generation``.
-    """
-
-    text: str = field(repr=False)
-    session_id: str | None = None
-    max_tokens: int | None = None
-    priority: int = INTERACTIVE
-    history: tuple[Turn, ...] | None = field(default=None, repr=False)
-    temperature: float = 0.0
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """The question was taken; text comes."""
-
-    request_id: str
-    session_id: str | None
-    release: str
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """More text of the answer."""
-
-    text: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """The whole answer, once it is kept. ``latency_ms`` from the question to here."""
-
-    request_id: str
-    session_id: str | None
-    release: str
-    text: str = field(repr=False)
-    prompt_tokens: int
-    answer_tokens: int
-    latency_ms: float
-    finish: Finish
-    notices: tuple[Notice, ...]
-    aigc: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerLimits:
-    """Characters of a question (with its history, if that is given), tokens of an answer."""
-
-    max_characters: int = 8000
-    default_tokens: int = 256
-    max_tokens: int = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +86,7 @@ class _Answer:
     owner: str
     session_id: str | None = None
     release: Offered | None = None
+    characters: int = 0
     notices: tuple[Notice, ...] = ()
     shown: list[str] = field(default_factory=list)
     raw: list[str] = field(default_factory=list)
@@ -158,8 +105,14 @@ class Answering:
         pseudonym: Callable[[str], str],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """``pseudonym``: of a customer's name (``Records.customer``)."""
+        """``pseudonym``: of a customer's name (``Records.customer``).
+
+        Raises:
+            AuditError: a stage has a name or a version that no entry of the evidence can hold.
+        """
+        Audited("r", "0" * 32, "0" * 32, "none", desks.pipeline.policies, 0, 0)
         self._desks, self.limits, self._pseudonym, self._clock = desks, limits, pseudonym, clock
+        self._instruction = (Turn("system", desks.system),) if desks.system else ()
         self._keeper = Keeper(desks.conversations, desks.audit, desks.worker)
         self._keeping: set[asyncio.Future[None]] = set()
 
@@ -171,14 +124,14 @@ class Answering:
             EngineError: at any moment.
             RecordsError, EvidenceError: the answer could not be kept, and its end is not told.
         """
-        self._check(question)
+        self.limits.check(question)
         answer = self._new(asker, question)
         history = await self._history(answer)
         outcome: Outcome = "refused"
         try:
             found = await self._incoming(answer, history)
             outcome = "failed"
-            await self._choose(answer)
+            await self._choose(answer, found)
             yield Started(answer.request_id, answer.session_id, answer.release.release if answer.release else "")
             async with aclosing(self._texts(answer, found)) as texts:
                 async for text in texts:
@@ -192,7 +145,11 @@ class Answering:
             keeping = asyncio.ensure_future(self._keep(answer, outcome))
             self._keeping.add(keeping)
             keeping.add_done_callback(self._keeping.discard)
-            await asyncio.shield(keeping)  # whoever cancels does not cancel the records of what was shown
+            try:
+                await asyncio.shield(keeping)  # whoever cancels does not cancel the records of what was shown
+            except FedBankError:
+                if outcome != "cancelled":  # nobody is left to be told, and whoever cancelled must see it done
+                    raise
         yield self._told(answer)
 
     async def answer(self, asker: Asker, question: Question) -> Answered:
@@ -207,18 +164,6 @@ class Answering:
         """Return once everything that was shown is kept."""
         await asyncio.gather(*self._keeping, return_exceptions=True)
 
-    def _check(self, question: Question) -> None:
-        length = len(question.text) + sum(len(turn.text) for turn in question.history or ())
-        most, tokens = self.limits, question.max_tokens
-        if not question.text.strip():
-            raise QuestionError("Expected a question, got blanks. Send its text.")
-        if length > most.max_characters:
-            raise QuestionError(
-                f"Expected a question of at most {most.max_characters} characters, got {length}. Ask a shorter one."
-            )
-        if tokens is not None and not 1 <= tokens <= most.max_tokens:
-            raise QuestionError(f"Expected an answer of 1 to {most.max_tokens} tokens, got {tokens}. Ask for less.")
-
     def _new(self, asker: Asker, question: Question) -> _Answer:
         return _Answer(
             asker,
@@ -228,7 +173,7 @@ class Answering:
             self._clock(),
             language_of(question.text),
             self._pseudonym(asker.customer),
-            question.session_id,
+            question.session_id if question.history is None else None,
         )
 
     async def _history(self, answer: _Answer) -> tuple[Turn, ...]:
@@ -237,25 +182,29 @@ class Answering:
         return await self._desks.sessions.context(answer.session_id, answer.owner, answer.at)
 
     async def _incoming(self, answer: _Answer, history: tuple[Turn, ...]) -> Passage | Settled:
-        system = (Turn("system", self._desks.system),) if self._desks.system else ()
-        turns = (*system, *history, Turn("user", answer.question.text))
+        turns = (*history, Turn("user", answer.question.text))
         found = await self._desks.pipeline.incoming(Passage(answer.request_id, answer.language, turns))
         answer.notices = (found.passage if isinstance(found, Settled) else found).notices
         return found
 
-    async def _choose(self, answer: _Answer) -> None:
-        """A session if there is none, and the release that answers it."""
+    async def _choose(self, answer: _Answer, found: Passage | Settled) -> None:
+        """A session if there is none, and the release that answers it; what is settled needs none."""
+        releases = self._desks.releases
+        if not isinstance(found, Settled):
+            releases.choose(answer.request_id)  # no session begins while nobody may answer
         if answer.question.history is None and answer.session_id is None:
             answer.session_id = await self._desks.sessions.start(answer.owner, answer.at)
-        answer.release = self._desks.releases.choose(answer.session_id or answer.request_id)
+        if not isinstance(found, Settled):
+            answer.release = releases.choose(answer.session_id or answer.request_id)
 
     async def _texts(self, answer: _Answer, found: Passage | Settled) -> AsyncGenerator[str]:
         """What may be shown, as it comes."""
         passage = found.passage if isinstance(found, Settled) else found
-        outgoing = Outgoing(passage.filters)
+        outgoing, before = Outgoing(passage.filters), ""
         try:
             if isinstance(found, Settled):
-                yield await outgoing.feed(found.text)
+                if text := await outgoing.feed(found.text):
+                    yield text
             else:
                 async with aclosing(self._pieces(answer, passage)) as pieces:
                     async for piece in pieces:
@@ -264,7 +213,10 @@ class Answering:
             if text := await outgoing.end():
                 yield text
         except WithheldError as error:
+            before = error.shown
             answer.notices = (*answer.notices, error.notice)
+        if before:
+            yield before
         if answer.finish == "length":
             answer.notices = (*answer.notices, CUT)
 
@@ -272,8 +224,10 @@ class Answering:
         """The model's words; a canary that fails before its first one gives way to the stable release."""
         desk, question = self._desks.releases, answer.question
         tokens = question.max_tokens or self.limits.default_tokens
+        turns = (*self._instruction, *passage.turns)
+        answer.characters = sum(len(turn.text) for turn in turns)
         asked = Generation(
-            answer.request_id, passage.turns, tokens, None, question.priority, question.temperature, question.seed
+            answer.request_id, turns, tokens, None, question.priority, question.temperature, question.seed
         )
         if (known := await self._known(answer, passage, asked)) is not None:
             yield known
@@ -285,17 +239,23 @@ class Answering:
                     async for piece in pieces:
                         yield piece
             except EngineError as error:
-                if not isinstance(error, BusyError | RequestError):
-                    desk.saw(release, 0.0, failed=True)
+                self._failed(release, error)
                 stable = desk.loaded(desk.rollout.stable)
-                if answer.raw or stable is None or stable.release == release:
+                if any(answer.raw) or stable is None or stable.release == release:
                     raise
-                answer.release = stable
+                answer.release, answer.pace = stable, Pace()
                 continue
             desk.saw(release, answer.pace.ms, failed=False)
             self._desks.mirror.offer(Original(replace(asked, release=release), release, "".join(answer.raw)))
             await self._share(answer, passage, asked)
             return
+
+    def _failed(self, release: str, error: EngineError) -> None:
+        """A queue that is full says nothing of the release; a refusal may mean that the engine does not have it."""
+        if not isinstance(error, BusyError):
+            self._desks.releases.doubt(release)
+        if not isinstance(error, BusyError | RequestError):
+            self._desks.releases.saw(release, 0.0, failed=True)
 
     async def _known(self, answer: _Answer, passage: Passage, asked: Generation) -> str | None:
         """What the same release said to the same question, if it may be told again."""
@@ -328,14 +288,15 @@ class Answering:
     async def _keep(self, answer: _Answer, outcome: Outcome) -> None:
         """Into the session, the store and the evidence; then into the numbers."""
         text, release = "".join(answer.shown), answer.release
+        at = self._clock()
         latency = 1000 * (time.monotonic() - answer.began)
         try:
             await self._keeper.keep(self._ended(answer, text, outcome))
             if text and answer.session_id is not None:
-                said = Said(answer.question.text, text, answer.prompt_tokens + answer.pace.tokens)
+                said = Said(answer.question.text, text, _tokens(answer, text))
                 with contextlib.suppress(UnknownSessionError):  # it ended meanwhile: the answer counts all the same
-                    await self._desks.sessions.add(answer.session_id, answer.owner, said, self._clock())
-        except FedBankError:
+                    await self._desks.sessions.add(answer.session_id, answer.owner, said, at)
+        except Exception:
             outcome = "failed"
             raise
         finally:
@@ -343,19 +304,19 @@ class Answering:
                 outcome,
                 release.release if release else "none",
                 latency,
-                answer.at,
+                at,
                 read=answer.prompt_tokens,
                 written=answer.pace.tokens,
             )
 
     def _ended(self, answer: _Answer, text: str, outcome: Outcome) -> Ended:
         release, exchange = answer.release, None
-        if text and release is not None:
+        if text:
             exchange = Exchange(
                 answer.request_id,
                 answer.at,
                 answer.session_id or "",
-                release.release,
+                release.release if release is not None else "",
                 answer.asker.customer,
                 answer.question.text,
                 text,
@@ -386,3 +347,14 @@ class Answering:
             answer.notices,
             aigc(self._desks.producer, answer.request_id),
         )
+
+
+def _tokens(answer: _Answer, text: str) -> int:
+    """Of the question and its answer, without what was said before: its share of the prompt, by characters.
+
+    A text that no model read or wrote to its end counts a token for each character.
+    """
+    question, shown = len(answer.question.text), answer.pace.tokens or len(text)
+    if not answer.prompt_tokens or not answer.characters:
+        return question + shown
+    return math.ceil(answer.prompt_tokens * min(1.0, question / answer.characters)) + shown

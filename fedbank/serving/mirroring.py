@@ -110,9 +110,13 @@ class Mirror:
                 async for piece in pieces:
                     parts.append(piece.text)
                     pace.came(piece.token_count, time.monotonic())
-        except (BusyError, RequestError):
+        except BusyError:
+            return None
+        except RequestError:
+            self._desk.doubt(str(asked.release))
             return None
         except EngineError:
+            self._desk.doubt(str(asked.release))
             self._desk.saw(str(asked.release), 0.0, failed=True)
             return None
         self._desk.saw(str(asked.release), pace.ms, failed=False)
