@@ -106,7 +106,7 @@ def test_every_command_has_settings_of_its_own() -> None:
 WRONG_SERVICES = {
     "host=localhost": "an address of this machine",
     "port=65536": "65535",
-    "engine.precision=int4": "Expected fp32 or bf16 with engine=transformers, got int4",
+    "engine.precision=int2": "fp32, fp16, bf16, int8 or int4, got 'int2'",
     "engine=openai": r"Expected engine\.url=URL",
     "engine.url=http://name:word@server": "without a password",
     "access=provider": r"Expected access\.issuer",

@@ -26,11 +26,7 @@ PATHS = (
 """Settings that are taken as they stand: paths and addresses."""
 _SECRET = ("redis", "records.database", "records.key", "engine.key", "tls.key")
 _PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")
-_OF_ENGINE = {
-    "transformers": ("fp32", "bf16"),
-    "openai": _PRECISIONS,
-    "vllm": _PRECISIONS,
-}
+_ENGINES = ("transformers", "openai", "vllm")
 
 
 def _is_address(value: str) -> bool:
@@ -47,7 +43,7 @@ def _within(low: float, high: float) -> Callable[[float], bool]:
 RULES: tuple[Rule, ...] = (
     ("host", _is_address, "an address of this machine, such as 127.0.0.1 or 0.0.0.0"),
     ("port", _within(0, 65_535), "from 0 (any that is free) to 65535"),
-    ("engine.kind", lambda v: v in _OF_ENGINE, "transformers, openai or vllm"),
+    ("engine.kind", lambda v: v in _ENGINES, "transformers, openai or vllm"),
     ("engine.precision", lambda v: v is None or v in _PRECISIONS, "fp32, fp16, bf16, int8 or int4"),
     ("engine.context", _within(16, 1_048_576), "from 16 to 1048576 tokens"),
     ("engine.max_running", _within(1, 4096), "from 1 to 4096"),
@@ -99,12 +95,6 @@ def contradictions(config: Any) -> Iterator[str]:
         if value is not None and "://" in value:
             yield f"Expected {name} to be a file, got an address: every process could read it. Write it into a file."
     engine, limits, tls = config.engine, config.limits, config.tls
-    allowed = _OF_ENGINE[engine.kind]
-    if engine.precision is not None and engine.precision not in allowed:
-        yield (
-            f"Expected {' or '.join(allowed)} with engine={engine.kind}, got {engine.precision}. Set engine.precision, "
-            "or choose engine=vllm."
-        )
     if engine.kind == "openai" and engine.url is None:
         yield "Expected engine.url=URL with engine=openai, got none. Name the server that runs."
     if engine.kind == "vllm" and engine.program is None:

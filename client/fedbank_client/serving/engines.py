@@ -15,7 +15,6 @@ from fedbank.serving.plan import Card, Precision, Shape, what_fits
 from fedbank_client.serving.secret_files import ENGINE_VARIABLE, read_secret
 
 _OF_DTYPE: dict[str, Precision] = {"float32": "fp32", "bfloat16": "bf16"}
-_DTYPE: dict[Precision, str] = {precision: dtype for dtype, precision in _OF_DTYPE.items()}
 _LOOK_S = 0.5
 _COPIES = 3
 """Merged copies at once: the stable release, the one before it, and a candidate."""
@@ -88,16 +87,15 @@ def local_engine(config: ServeConfig, base: Base, say: Say) -> Engine:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     engine, precision, shape = config.engine, precision_of(config), Shape.read(base.folder)
-    spec = replace(
-        model_spec(config.model), dtype=_DTYPE[precision], quantisation="none", gradient_checkpointing="none"
-    )
+    spec = replace(model_spec(config.model), quantisation="none", gradient_checkpointing="none")  # of training
     check_model_source(spec)
     context = min(engine.context, shape.context)
+    on_card = config.model.device.startswith("cuda") or (config.model.device == "auto" and torch.cuda.is_available())
+    card = Card(_free_bytes(config.model.device, on_card), bandwidth=1.0, share=engine.memory_share)
     share = adapted_share(base.adopted, shape)
-    card = Card(_free_bytes(config.model.device), bandwidth=1.0, share=engine.memory_share)
-    plan = what_fits(shape, precision, card, context=context, adapted_share=share)
+    plan = what_fits(shape, precision, card, context=context, adapted_share=share, own=not on_card)
     say(f"Base model {base.digest[:16]} in {precision}: loading ...")
-    local = LocalModel.load(spec, base.digest)
+    local = LocalModel.load(spec, base.digest, precision)
     most_tokens = min(plan.cache_tokens, engine.max_running * context)
     limits = Limits(
         engine.max_running,
@@ -179,12 +177,16 @@ async def _wait_for(engine: Engine, most_s: float, say: Say) -> None:
         await asyncio.sleep(_LOOK_S)
 
 
-def _free_bytes(device: str) -> int:
+def _free_bytes(device: str, on_card: bool) -> int:
     """Of the card that is computed on, or of this machine, or of what this process may have of it."""
     import psutil
     import torch
 
-    if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
+    if on_card:
+        if not torch.cuda.is_available():
+            raise ModelError(
+                "Expected a CUDA device and its driver for model.device=cuda, got none. Use model.device=auto or cpu."
+            )
         free: int = torch.cuda.mem_get_info(None if device == "auto" else device)[0]
         return free
     return min(psutil.virtual_memory().available, _group_bytes())

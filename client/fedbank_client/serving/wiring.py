@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from fedbank.config import ServeConfig
 from fedbank.config.schema import RolloutConfig
@@ -83,7 +84,8 @@ async def opened_service(
         stack.push_async_callback(releases.close)
         mirror = Mirror(engine, releases, probes)
         stack.push_async_callback(mirror.close)
-        pipeline = Pipeline((PersonalData(), AiNotice()))
+        stages: list[Any] = [PersonalData(), AiNotice()]
+        pipeline = Pipeline(stages)
         worker = ThreadPoolExecutor(_RECORD_THREADS, "fedbank-records")
         stack.callback(worker.shutdown)
         desks = Desks(
