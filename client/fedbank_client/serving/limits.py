@@ -133,7 +133,7 @@ async def _received(request: Request, most_bytes: int, within_s: float) -> bytes
 def check_plain(value: object, depth: int) -> None:
     """``ValueError`` for JSON nested deeper than ``depth``, or with half a character (a lone surrogate) in it."""
     level = [value]
-    for _ in range(depth + 1):
+    for _ in range(depth + 2):
         if not level:
             return
         following: list[object] = []

@@ -50,7 +50,9 @@ NOT_HERE = Kind(
 NOT_FOUND = Kind("not-found", 404, "There is nothing here", "Expected a path of /openapi.json, got another.")
 UNKNOWN_SESSION = Kind("unknown-session", 404, "The session is not there")
 UNKNOWN_REQUEST = Kind("unknown-request", 404, "There is no such answer")
-UNKNOWN_JOB = Kind("unknown-job", 404, "There is no such job")
+UNKNOWN_JOB = Kind(
+    "unknown-job", 404, "There is no such job", "Expected the id of a job of yours, got another. Send the batch's id."
+)
 UNKNOWN_MODEL = Kind("unknown-model", 404, "There is no such model")
 WRONG_METHOD = Kind(
     "method-not-allowed", 405, "The path has no such method", "Expected a method in the header Allow, got another."
