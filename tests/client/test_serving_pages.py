@@ -154,6 +154,9 @@ def test_markup_in_a_question_or_an_answer_is_text(world: World) -> None:
     title = tab.run("document.title")
     assert answered(tab, f"say {HOSTILE}", 1).startswith(HOSTILE)
     assert tab.run("document.querySelector('.question p').textContent") == f"say {HOSTILE}"
+    ask(tab, f"say {HOSTILE} slowly")
+    tab.wait("document.querySelectorAll('.answer .text')[1]?.textContent.includes('More.')")
+    assert HOSTILE in tab.run("document.querySelectorAll('.answer .text')[1].textContent")
     assert tab.run("document.querySelectorAll('#log img, #log script').length") == 0
     assert tab.run("document.title") == title
 
@@ -236,7 +239,9 @@ def test_the_operator_sees_a_canary_and_takes_it_back(world: World) -> None:
     assert "autumn-1 answers every conversation at once" in tab.text("#confirm-what")
     tab.click("#act")
     tab.wait("document.querySelector('#result').textContent.includes('autumn-2 is withdrawn')")
-    assert tab.run("document.querySelector('.candidate')") is None and "given up" in tab.text("#events tbody tr")
+    assert tab.run("document.querySelector('.candidate')") is None
+    assert "autumn-2 was given up and is not tried again by itself" in tab.text("#releases")
+    assert "given up" in tab.text("#events tbody tr")
     assert world.call("operator", "/v1/operator/status")["releases"]["candidate"] is None
 
 

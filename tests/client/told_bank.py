@@ -12,8 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
-import uvicorn
-
 from fedbank.errors import FedBankError
 from fedbank.evidence.log import EvidenceLog
 from fedbank.sealing.keys import SigningKey
@@ -37,6 +35,7 @@ from fedbank.serving.tokens import TokenVerifier
 from fedbank.serving.vault import RecordsKey
 from fedbank_client.serving.app import make_app
 from fedbank_client.serving.limits import Rates
+from fedbank_client.serving.server import make_server
 from fedbank_client.serving.service import Development, Service
 
 HOST, AUDIENCE = "127.0.0.1", "bank-a"
@@ -123,7 +122,7 @@ async def main(folder: Path) -> None:
         development=Development(issuer, AUDIENCE),
     )
     await desk.look(datetime.now(UTC))
-    server = uvicorn.Server(uvicorn.Config(make_app(service), host=HOST, port=0, log_level="critical"))
+    server = make_server(make_app(service), service.limits)
     serving = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.01)

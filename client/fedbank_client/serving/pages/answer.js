@@ -17,8 +17,10 @@ export class Answer {
 
   /** The question, to be put before `box`. */
   asked(question) {
+    const language = /[\u4e00-\u9fff]/.test(question) ? "zh-Hans" : "en"; /* the answer's too: for whoever hears it */
     const line = make("div", "question");
     line.append(make("span", "unseen", "answer.asked"), plain("p", "", question));
+    line.lastChild.lang = this.text.lang = language;
     return line;
   }
 
