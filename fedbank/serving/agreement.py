@@ -76,5 +76,5 @@ def _after(text: str, start: int) -> str:
 
 
 def _bigrams(text: str) -> Counter[str]:
-    plain = _SPACE.sub("", text).lower()
+    plain = _SPACE.sub("", unicodedata.normalize("NFKC", text)).lower()
     return Counter(plain[at : at + 2] for at in range(max(1, len(plain) - 1)) if plain)
