@@ -218,11 +218,13 @@ class ReleaseDesk:
             return
         if candidate is not None:  # the bank adopted another one, or went back to the stable one
             self._give_up(rollout.roll_back(), f"{offered.release} was adopted instead", ITSELF, now)
+            self._kept = replace(self._kept, set_aside=None)  # it begins again once it is adopted again
         if offered.release == self.rollout.stable:
             return
         if offered.release == self.rollout.previous:  # client rollback: at once
             await self._load(offered)
             self._give_up(self.rollout.roll_back(), "client rollback", ITSELF, now)
+            self._kept = replace(self._kept, set_aside=None)
             return
         await self._begin(offered, ITSELF, now)
 
