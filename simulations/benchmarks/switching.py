@@ -46,11 +46,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A command at ``at``, after which ``to`` answers."""
+    """A command at ``at``, after which ``to`` alone answers, ``until`` the next is given."""
 
     kind: str
     at: float
     to: str
+    until: float
 
 
 @dataclass(slots=True)
@@ -67,9 +68,8 @@ class Switched:
         return [seconds for change, seconds in self._lasting() if change.kind == kind]
 
     def _lasting(self) -> Iterator[tuple[Change, float]]:
-        ends = [change.at for change in self.changes[1:]] + [float("inf")]
-        for change, until in zip(self.changes, ends, strict=True):
-            during = [one for one in self.answers if one.began < until and one.ended > change.at]
+        for change in self.changes:
+            during = [one for one in self.answers if one.began < change.until and one.ended > change.at]
             last = max((one.ended for one in during if one.release != change.to), default=change.at)
             firsts = [one.ended for one in during if one.release == change.to and one.began >= change.at]
             yield change, max(last, min(firsts, default=float("inf"))) - change.at
@@ -143,15 +143,15 @@ async def _commands(world: World, source: Folders, seen: Switched, times: int, p
         seen.taken_up_s.append(time.perf_counter() - began)
         await desk.promote("operator", _now())
         await asyncio.sleep(pause_s)
-        await _command(desk, seen, "promote", NEW)
-        await asyncio.sleep(pause_s)
-        await _command(desk, seen, "rollback", OLD)
-        await asyncio.sleep(pause_s)
+        await _command(desk, seen, "promote", NEW, pause_s)
+        await _command(desk, seen, "rollback", OLD, pause_s)
 
 
-async def _command(desk: ReleaseDesk, seen: Switched, kind: str, to: str) -> None:
-    seen.changes.append(Change(kind, time.perf_counter(), to))
+async def _command(desk: ReleaseDesk, seen: Switched, kind: str, to: str, pause_s: float) -> None:
+    began = time.perf_counter()
     await (desk.promote if kind == "promote" else desk.roll_back)("operator", _now())
+    await asyncio.sleep(pause_s)
+    seen.changes.append(Change(kind, began, to, time.perf_counter()))
 
 
 def _now() -> datetime:
