@@ -70,6 +70,17 @@ def test_the_turns_come_back_in_order_and_bounded(opened: Opened) -> None:
     asyncio.run(run())
 
 
+def test_of_what_is_said_at_once_nothing_is_lost(opened: Opened) -> None:
+    async def run() -> None:
+        async with opened(SessionLimits(max_turns=100)) as sessions:
+            session_id = await sessions.start(ME, NOW)
+            await asyncio.gather(*(sessions.add(session_id, ME, _said(number), NOW) for number in range(20)))
+            turns = await sessions.context(session_id, ME, NOW)
+            assert sorted(turn.text for turn in turns[::2]) == sorted(f"q{number}" for number in range(20))
+
+    asyncio.run(run())
+
+
 def test_what_does_not_fit_is_forgotten_for_good(opened: Opened) -> None:
     async def run() -> None:
         async with opened(SessionLimits(max_tokens=100)) as sessions:
