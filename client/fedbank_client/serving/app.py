@@ -121,7 +121,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 async def _on_invalid(request: Request, error: Exception) -> Response:
     """Which fields are wrong, and never what was in them: not even the name of one that is not known."""
     found: Sequence[Any] = error.errors() if isinstance(error, RequestValidationError) else ()
-    errors = [{"at": _place(one), "said": one["msg"]} for one in found[:_MOST_ERRORS]]
+    errors = [{"at": _place(one), "said": _said(one)} for one in found[:_MOST_ERRORS]]
     said = f"Expected the form in /openapi.json, got {len(found)} other field{'' if len(found) == 1 else 's'}."
     return _answer(request, Problem(INVALID, f"{said} Correct what 'errors' names.", {}, {"errors": errors}))
 
@@ -129,6 +129,13 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 async def _on_left(request: Request, error: Exception) -> Response:
     """Nobody reads it."""
     return Response(status_code=499)
+
+
+def _said(error: dict[str, Any]) -> str:
+    if error["type"] == "union_tag_invalid":  # the one message that quotes what was sent
+        return f"Input should be one of {error['ctx']['expected_tags']}"
+    said: str = error["msg"]
+    return said
 
 
 def _place(error: dict[str, Any]) -> str:

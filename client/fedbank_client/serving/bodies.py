@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from fedbank.serving.access import Role
 from fedbank.serving.answering import Answered
@@ -18,6 +18,10 @@ Customer = Annotated[
     str,
     Field(min_length=1, max_length=256, pattern=_PRINTABLE, description="The customer's name in the bank's records"),
 ]
+_Integral = BeforeValidator(lambda found: int(found) if _is_integral(found) else found)
+"""As JSON Schema has it: 16.0 is an integer."""
+Tokens = Annotated[int, Field(ge=1, le=MOST_TOKENS), _Integral]
+Seed = Annotated[int, Field(ge=0, lt=2**31), _Integral]
 Text = Annotated[str, Field(min_length=1)]
 RequestId = Annotated[str, Field(min_length=1, max_length=64, pattern="^[A-Za-z0-9_-]+$")]
 
@@ -47,7 +51,7 @@ class QueryBody(Body):
     )
     question: Text
     session_id: str | None = Field(None, max_length=128, description="Of a conversation that goes on")
-    max_length: int | None = Field(None, ge=1, le=MOST_TOKENS, description="Tokens of the answer, at most")
+    max_length: Tokens | None = Field(None, description="Tokens of the answer, at most")
     stream: bool = Field(False, description="Send the answer as it is written (text/event-stream)")
     customer: Customer | None = Field(None, description="Agents: in whose name. Nobody else says it.")
 
@@ -318,6 +322,10 @@ class Alive(Shown):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ok"}]})
     status: Literal["ok"] = "ok"
+
+
+def _is_integral(found: object) -> bool:
+    return isinstance(found, float) and found.is_integer()
 
 
 def answer_shown(found: Answered) -> AnswerShown:

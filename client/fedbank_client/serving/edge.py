@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedbank_client.serving.limits import HttpLimits
-from fedbank_client.serving.problems import LATE, MEDIA_TYPE, OVERLOADED, STOPPING, RefusedError, problem_of
+from fedbank_client.serving.problems import LATE, MALFORMED, MEDIA_TYPE, OVERLOADED, STOPPING, RefusedError, problem_of
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -26,6 +26,8 @@ LOG = logging.getLogger("fedbank.serving")
 ACCESS = logging.getLogger("fedbank.serving.access")
 REQUEST_ID = "fedbank_request_id"
 """Where a request's number is: ``request.state``."""
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_VERSIONS = frozenset({"1.0", "1.1"})
 _GRACE_S = 5.0
 """After the deadline of an answer, which a stream tells itself."""
 CSP = (
@@ -99,6 +101,7 @@ class Edge:
         try:
             if self._running > self._limits.at_once:
                 raise RefusedError(OVERLOADED, retry_after_s=1.0)
+            check_framing(exchange.scope, self._limits.header_bytes)
             async with asyncio.timeout(self._limits.request_s + _GRACE_S):
                 await self._app(exchange.scope, receive, send)
         except TimeoutError as error:
@@ -129,8 +132,22 @@ class Edge:
     def _log(self, exchange: _Exchange) -> None:
         scope, took_ms = exchange.scope, 1000 * (time.monotonic() - exchange.began)
         route = getattr(scope.get("route"), "path", "-")  # the template: a path may hold anything
-        method = scope["method"] if scope["method"].isalpha() and len(scope["method"]) <= 10 else "-"
+        method = scope["method"] if scope["method"] in _METHODS else "-"
         ACCESS.info("%s %s %d %.1f ms %s", method, route, exchange.status or 499, took_ms, exchange.number)
+
+
+def check_framing(scope: Scope, most_bytes: int) -> None:
+    """``RefusedError`` for headers that two readers could understand differently, or that are too long.
+
+    Two lengths of one body (RFC 9112, section 6.1) are how a request is hidden in another's body from a proxy. The
+    listener's own bound on headers holds for those that arrive in pieces only.
+    """
+    names = [name for name, _ in scope["headers"]]
+    framed = (b"transfer-encoding" in names) + names.count(b"content-length")
+    size = len(scope.get("raw_path") or b"") + len(scope.get("query_string") or b"")
+    size += sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+    if framed > 1 or size > most_bytes or scope.get("http_version", "1.1") not in _VERSIONS:
+        raise RefusedError(MALFORMED, "Expected HTTP/1.1 with short headers and one length of the body, got another.")
 
 
 def where(error: BaseException) -> str:

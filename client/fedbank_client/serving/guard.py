@@ -23,9 +23,9 @@ from fedbank_client.serving.service import Service
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 _ACCESS = "__fedbank_access__"
 SCHEME = "bearer"
-_ALWAYS = (problems.INTERNAL, problems.OVERLOADED, problems.STOPPING, problems.LATE)
+_ALWAYS = (problems.MALFORMED, problems.INTERNAL, problems.OVERLOADED, problems.STOPPING, problems.LATE)
 _GUARDED = (problems.UNAUTHORIZED, problems.FORBIDDEN, problems.RATE_LIMITED, problems.KEYS)
-_BODY = (problems.MALFORMED, problems.SLOW_BODY, problems.TOO_LARGE, problems.MEDIA, problems.INVALID)
+_BODY = (problems.SLOW_BODY, problems.TOO_LARGE, problems.MEDIA, problems.INVALID)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fedbank.serving.answering import Answered
 from fedbank.serving.engine import Turn
-from fedbank_client.serving.bodies import MOST_TOKENS, Body, Customer, answer_shown
+from fedbank_client.serving.bodies import Body, Customer, Seed, Tokens, answer_shown
 
 MODEL = "fedbank"
 """The one model: which release answers is the bank's rollout, not the caller's choice."""
@@ -58,15 +58,15 @@ class ChatBody(Body):
     messages: list[Message] = Field(min_length=1, max_length=_MOST_MESSAGES)
     stream: bool = False
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS)
-    max_completion_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS)
-    temperature: Annotated[float, Field(ge=0, le=2, strict=False)] = 0.0
-    seed: int = Field(0, ge=0, lt=2**31)
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    seed: Seed = 0
     user: Customer | None = Field(None, description="Agents: the customer in whose name. Nobody else says it.")
     n: Literal[1] = 1
-    top_p: Annotated[float, Field(ge=1, le=1, strict=False)] = 1.0
-    frequency_penalty: Annotated[float, Field(ge=0, le=0, strict=False)] = 0.0
-    presence_penalty: Annotated[float, Field(ge=0, le=0, strict=False)] = 0.0
+    top_p: Annotated[float, Field(ge=1, le=1)] = 1.0
+    frequency_penalty: Annotated[float, Field(ge=0, le=0)] = 0.0
+    presence_penalty: Annotated[float, Field(ge=0, le=0)] = 0.0
 
     def turns(self) -> tuple[Turn, ...]:
         """The messages as an engine reads them."""
