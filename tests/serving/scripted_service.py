@@ -36,7 +36,7 @@ WORDS = 6
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 30))  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(test(), 20))  # type: ignore[arg-type]
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -53,7 +53,7 @@ def pieces(*texts: str, prompt: int = 10) -> list[Step]:
 
 def signed(release: str | None) -> list[Step]:
     """An answer of sentences that all name who said them."""
-    return pieces(*(f"{release} says word {number}. " for number in range(WORDS)))
+    return pieces(*(f"{release} says word {number} now. " for number in range(WORDS)))
 
 
 class ScriptedEngine:
@@ -155,6 +155,7 @@ class World:
     evidence: EvidenceLog
     releases: Releases
     notes: list[tuple[str, str, str, str]]
+    owner: Callable[[str], str]
     now: datetime = NOW
 
     async def adopted(self, release: str) -> None:
@@ -212,8 +213,10 @@ async def world(
             "bank-a",
             system,
         )
-        answering = Answering(desks, AnswerLimits(), records.customer)
-        here = World(answering, desk, mirror, monitor, sessions, conversations, evidence, releases, notes)
+        answering = Answering(desks, AnswerLimits(), records.customer, lambda: NOW)
+        here = World(
+            answering, desk, mirror, monitor, sessions, conversations, evidence, releases, notes, records.customer
+        )
         try:
             if first is not None:
                 await here.adopted(first)
