@@ -155,7 +155,7 @@ def has_kernel(precision: Precision, device: torch.device) -> bool:
             )
         return False
     if precision == "bf16":
-        return torch.backends.mkldnn.enabled and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        return bool(torch.backends.mkldnn.enabled and torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return precision in _KINDS
 
 

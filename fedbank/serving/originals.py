@@ -45,7 +45,7 @@ class Originals:
             raise ModelError("Expected the weights of every layer in the model's folder, got none of some. Copy it.")
         with _opened(self._files[name]) as file:
             tensor: Tensor = file.get_tensor(name)
-        found = hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy()).digest()
+        found = hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy().data).digest()
         if self._seen.setdefault(name, found) != found:
             raise ModelError(
                 f"Expected the base model's weights in {self._files[name].parent} as they were, got others. Start the "

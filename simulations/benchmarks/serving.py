@@ -5,6 +5,8 @@ turn; ``ratio_batched_8`` is the median of the turns' ratios, with answers drawn
 end early; ``ratio_batched_8_short`` with the tiny model's likeliest answers, nine tokens on average, half of whose
 time is prefill. ``merged``: a step of a batch with a release merged in against the base model's, alone and 8 at once,
 step by step, sides swapped each time; the lower quartile of each, since what else the machine does only adds time.
+``--model DIR`` measures a real model instead, with ``--release DIR``, a release for it, and against the real vLLM with
+``--vllm COMMAND``: see ``serving_real``; four minutes.
 ``python -m simulations.benchmarks.serving [--turns 7] [--json]``; a minute. Exit code 1 if a target is missed.
 """
 
@@ -29,6 +31,8 @@ from fedbank.serving.merged import merge
 from fedbank.serving.text import encode
 from fedbank.serving.transformers_engine import LocalModel, TransformersEngine
 from simulations.benchmarks.reporting import argument_parser, write_lines
+from simulations.benchmarks.serving_real import measure as measure_real
+from simulations.benchmarks.serving_real import real_arguments, real_of
 
 CLIENTS, RATIO_BATCHED, MERGED_SHARE = 8, 3.0, 0.98
 """The targets: throughput against unbatched, and a merged release's speed against the base model's."""
@@ -142,15 +146,17 @@ def main() -> int:
     """Print the lines; 1 if a target is missed."""
     parser = argument_parser("serving")
     parser.add_argument("--turns", type=int, default=7, help="of everything that is timed; the median counts")
+    real_arguments(parser)
     chosen = parser.parse_args()
+    real = real_of(chosen)
     missed: list[str] = []
 
     def watched() -> Iterator[Line]:
-        for line in measure(chosen.turns):
+        for line in measure_real(real, chosen.precisions) if real else measure(chosen.turns):
             missed.extend([line["case"]] if not line.get("ok", True) else [])
             yield line
 
-    write_lines("serving", watched(), as_json=chosen.json)
+    write_lines("serving", watched(), as_json=chosen.json, report="serving_real" if real else None)
     if missed:
         sys.stderr.write(f"Missed: {', '.join(missed)}\n")
     return 1 if missed else 0
