@@ -37,6 +37,8 @@ FAULTS = {
     29: "archives, pickles, links and other files in an adapter",
     30: "an adapter's configuration that would load something else",
     31: "malformed safetensors: headers, offsets, shapes, values",
+    32: "a release that is worse on the bank's own customers, or crashes whoever loads it, stays out",
+    33: "promoted and rolled back under load: over within 5 s, no request lost, no answer mixed",
     37: "privacy budget exhausted in mid-campaign",
     38: "key file open to others, token visible among processes",
 }

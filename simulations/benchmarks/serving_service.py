@@ -25,13 +25,13 @@ from simulations.benchmarks.open_loop import Observed, percentile
 from simulations.benchmarks.reporting import argument_parser, write_lines
 from simulations.benchmarks.service_world import FixedEngine, Folders, service
 from simulations.benchmarks.serving_questions import Customers
-from simulations.benchmarks.switching import TOKENS
+from simulations.benchmarks.switching import Load
 from simulations.benchmarks.switching import switch as switching
 
 RATE, P50_MS, P99_MS = 200.0, 5.0, 20.0
 """Questions a second, and the targets."""
-SWITCH_RATE, SWITCHES, SWITCH_S = 50.0, 10, 5.0
-"""Questions a second, commands of each kind, and the target in seconds."""
+SWITCH_LOAD, SWITCHES, SWITCH_S = Load(50.0, 8), 10, 5.0
+"""The load, commands of each kind, and the target in seconds."""
 _MEMORY = Path("/dev/shm")
 Line = dict[str, Any]
 
@@ -88,16 +88,18 @@ def _told(place: str, seen: Observed, customers: Customers, fsync: float) -> Lin
 def switch(seconds: float) -> Iterator[Line]:
     """One line; at least a second between two commands."""
     with tempfile.TemporaryDirectory() as folder:
-        seen = switching(Path(folder), SWITCH_RATE, SWITCHES, max(1.0, seconds / (3 * SWITCHES)))
+        seen = switching(Path(folder), SWITCH_LOAD, SWITCHES, max(1.0, seconds / (3 * SWITCHES)))
     slowest = {kind: max(seen.seconds(kind)) for kind in ("promote", "rollback")}
     mixed = sum(one.mixed for one in seen.answers)
     yield {
         "case": "switch",
-        "offered_per_s": SWITCH_RATE,
+        "offered_per_s": SWITCH_LOAD.per_s,
         "achieved_per_s": round(seen.load.achieved_per_s, 1),
         "answers": len(seen.answers),
         "by_release": dict(Counter(one.release for one in seen.answers)),
-        "tokens": TOKENS,
+        "tokens": SWITCH_LOAD.tokens,
+        "slots": SWITCH_LOAD.limits.max_running,
+        "queue": SWITCH_LOAD.limits.max_waiting,
         "p50_ms": round(percentile(seen.load.milliseconds, 0.5), 1),
         "p99_ms": round(percentile(seen.load.milliseconds, 0.99), 1),
         "switches": SWITCHES,

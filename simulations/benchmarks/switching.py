@@ -30,7 +30,6 @@ from simulations.benchmarks.serving_questions import questions
 from simulations.benchmarks.tiny_releases import TinyRelease
 
 OLD, NEW = "spring-1", "summer-2"
-TOKENS = 8
 _BY_HAND = RolloutSettings(shadow_share=0.1, canary_share=0.2, automatic=False, gates=Gates(answers=10**9))
 
 
@@ -75,24 +74,33 @@ class Switched:
             yield change, max(last, min(firsts, default=float("inf"))) - change.at
 
 
-def switch(folder: Path, rate_per_s: float, times: int, pause_s: float) -> Switched:
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Questions a second, answers of ``tokens`` at most, and what the engine takes of them at once."""
+
+    per_s: float
+    tokens: int
+    limits: Limits = field(default_factory=lambda: Limits(max_running=16))
+
+
+def switch(folder: Path, load: Load, times: int, pause_s: float) -> Switched:
     """Promote and roll back ``times`` each, ``pause_s`` apart, with real merged releases of the tiny model."""
     quiet_libraries()
     local = LocalModel.load(ModelSpec("tiny"), base_digest(tiny_folder()))
     releases = [TinyRelease(folder / name, seed) for seed, name in enumerate((OLD, NEW))]
-    said = _said(local, releases)
+    said = _said(local, releases, load.tokens)
     if not said:
         raise AssertionError("two releases that answer every question alike")
-    return asyncio.run(_switch(folder, local, releases, said, rate_per_s, times, pause_s))
+    return asyncio.run(_switch(folder, local, releases, said, load, times, pause_s))
 
 
-def _said(local: LocalModel, releases: list[TinyRelease]) -> dict[str, dict[str, str]]:
+def _said(local: LocalModel, releases: list[TinyRelease], tokens: int) -> dict[str, dict[str, str]]:
     """Question to each release's answer."""
     found = {}
     for text in dict.fromkeys(questions(120)):
         if redact(text).spans:  # the model would be asked another
             continue
-        answers = {one.offered.release: one.says(local, text, TOKENS) for one in releases}
+        answers = {one.offered.release: one.says(local, text, tokens) for one in releases}
         plain = [said for said in answers.values() if said.strip() and asyncio.run(_shown(text, said)) == said]
         if len(plain) == len(answers) and len(set(answers.values())) == len(answers):
             found[text] = answers
@@ -111,23 +119,23 @@ async def _switch(
     local: LocalModel,
     releases: list[TinyRelease],
     said: Mapping[str, Mapping[str, str]],
-    rate_per_s: float,
+    load: Load,
     times: int,
     pause_s: float,
 ) -> Switched:
     source = Folders({one.offered.release: one.offered for one in releases}, OLD)
     seen, texts = Switched(), list(said)
-    async with service(folder, TransformersEngine(local, Limits()), source, _BY_HAND) as world:
+    async with service(folder, TransformersEngine(local, load.limits), source, _BY_HAND) as world:
 
         async def ask(number: int, due: float) -> None:
             text, began = texts[number % len(texts)], time.perf_counter()
             asker = Asker(f"{number:032x}", f"C-{number % 500}")
-            answer = await world.answering.answer(asker, Question(text, max_tokens=TOKENS))
+            answer = await world.answering.answer(asker, Question(text, max_tokens=load.tokens))
             mixed = answer.text != said[text][answer.release]
             seen.answers.append(Answer(answer.release, began, time.perf_counter(), mixed))
 
         commands = asyncio.create_task(_commands(world, source, seen, times, pause_s))
-        seen.load = await open_loop.run(rate_per_s, 2 * (times + 1) * pause_s, ask, until=commands)
+        seen.load = await open_loop.run(load.per_s, 2 * (times + 1) * pause_s, ask, until=commands)
     return seen
 
 

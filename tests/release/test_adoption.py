@@ -48,6 +48,7 @@ def test_nothing_is_adopted_before_a_channel_names_a_release(tmp_path: Path) -> 
     assert bank.adopted is None
 
 
+@pytest.mark.fault(32)
 def test_a_release_that_is_worse_on_own_customers_stays_out(bank: MemberBank, world: World) -> None:
     bank.sync()
     world.add("spring-2", value=1.5, channel="stable")
@@ -73,6 +74,7 @@ def test_the_policy_wins(world: World, tmp_path: Path) -> None:
     assert MemberBank(world, tmp_path / "fine", policy(base=base)).sync().startswith("Adopted")
 
 
+@pytest.mark.fault(32)
 def test_an_adapter_that_crashes_whoever_loads_it_stays_out(bank: MemberBank) -> None:
     def crash(adapter: Path) -> NoReturn:
         raise ReleaseError("load", "Expected an adapter that loads and answers, got: exit code -11")
