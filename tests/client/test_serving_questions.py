@@ -158,7 +158,7 @@ def test_a_full_queue_is_503_with_a_time_and_whoever_is_in_it_is_answered(tmp_pa
 def test_an_answer_that_takes_too_long_is_ended_and_its_slot_is_free(stream: bool, tmp_path: Path) -> None:
     async def run() -> None:
         slow = Braked(free=LONG)
-        setting = Setting(engine=slow, limits=HttpLimits(request_s=1.0))
+        setting = Setting(engine=slow, limits=HttpLimits(request_s=2.5))
         async with a_service(tmp_path, setting) as world, world.client() as client:
             answer = await client.post(Q, json={"question": TALK, "max_length": 150, "stream": stream})
             problem = json.loads(events_of(answer.text)[-1][1]) if stream else answer.json()
