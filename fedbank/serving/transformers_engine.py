@@ -56,11 +56,12 @@ class LocalModel:
                 "is for training. Choose engine.precision=int8 or int4."
             )
         chosen = precision or _PRECISION_OF[spec.dtype]
+        folder = _folder(spec, chosen)
         found = load_base_model(replace(spec, dtype="float32" if chosen == "fp32" else "bfloat16"))
         model, originals = found.model, None
         if chosen == "fp16":
             model.to(torch.float16)
-        if has_kernel(chosen, found.device) and (folder := _folder(spec, chosen)) is not None:
+        if has_kernel(chosen, found.device) and folder is not None:
             originals = Originals(folder, chosen)
             originals.use_in(model)
         return cls(model, load_tokenizer(spec), digest, originals)
