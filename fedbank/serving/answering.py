@@ -9,7 +9,7 @@ import contextlib
 import math
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -73,9 +73,9 @@ class Desks:
     shared: SharedAnswers | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Answer:
-    """One answer as it grows."""
+    """One answer as it grows. ``erased``: nothing of it is kept but its entry in the evidence."""
 
     asker: Asker
     question: Question
@@ -87,6 +87,8 @@ class _Answer:
     session_id: str | None = None
     release: Offered | None = None
     characters: int = 0
+    erased: bool = False
+    keeping: asyncio.Future[None] | None = None
     notices: tuple[Notice, ...] = ()
     shown: list[str] = field(default_factory=list)
     raw: list[str] = field(default_factory=list)
@@ -114,7 +116,7 @@ class Answering:
         self._desks, self.limits, self._pseudonym, self._clock = desks, limits, pseudonym, clock
         self._instruction = (Turn("system", desks.system),) if desks.system else ()
         self._keeper = Keeper(desks.conversations, desks.audit, desks.worker)
-        self._keeping: set[asyncio.Future[None]] = set()
+        self._running: set[_Answer] = set()
 
     async def ask(self, asker: Asker, question: Question) -> AsyncGenerator[Started | Delta | Answered]:
         """``Started``, then text, then ``Answered``; closing it cancels.
@@ -128,6 +130,7 @@ class Answering:
         answer = self._new(asker, question)
         history = await self._history(answer)
         outcome: Outcome = "refused"
+        self._running.add(answer)
         try:
             found = await self._incoming(answer, history)
             outcome = "failed"
@@ -142,11 +145,10 @@ class Answering:
             outcome = "cancelled"
             raise
         finally:
-            keeping = asyncio.ensure_future(self._keep(answer, outcome))
-            self._keeping.add(keeping)
-            keeping.add_done_callback(self._keeping.discard)
+            answer.keeping = asyncio.ensure_future(self._keep(answer, outcome))
+            answer.keeping.add_done_callback(lambda _: self._running.discard(answer))
             try:
-                await asyncio.shield(keeping)  # whoever cancels does not cancel the records of what was shown
+                await asyncio.shield(answer.keeping)  # whoever cancels does not cancel the records of what was shown
             except FedBankError:
                 if outcome != "cancelled":  # nobody is left to be told, and whoever cancelled must see it done
                     raise
@@ -160,9 +162,23 @@ class Answering:
                     return event
         raise AssertionError("an answer ends with Answered or an error")
 
+    async def forget(self, owner: str) -> None:
+        """Before a customer (by pseudonym) is erased: what is being answered to them is not kept behind the erasure.
+
+        Returns once nothing of theirs is being written; their answers go on.
+        """
+        theirs = [answer for answer in self._running if answer.owner == owner]
+        for answer in theirs:
+            answer.erased = True
+        await self._kept(theirs)
+
     async def close(self) -> None:
         """Return once everything that was shown is kept."""
-        await asyncio.gather(*self._keeping, return_exceptions=True)
+        await self._kept(self._running)
+
+    @staticmethod
+    async def _kept(answers: Iterable[_Answer]) -> None:
+        await asyncio.gather(*(one.keeping for one in answers if one.keeping is not None), return_exceptions=True)
 
     def _new(self, asker: Asker, question: Question) -> _Answer:
         return _Answer(
@@ -292,7 +308,7 @@ class Answering:
         latency = 1000 * (time.monotonic() - answer.began)
         try:
             await self._keeper.keep(self._ended(answer, text, outcome))
-            if text and answer.session_id is not None:
+            if text and answer.session_id is not None and not answer.erased:
                 said = Said(answer.question.text, text, _tokens(answer, text))
                 with contextlib.suppress(UnknownSessionError):  # it ended meanwhile: the answer counts all the same
                     await self._desks.sessions.add(answer.session_id, answer.owner, said, at)
@@ -311,7 +327,7 @@ class Answering:
 
     def _ended(self, answer: _Answer, text: str, outcome: Outcome) -> Ended:
         release, exchange = answer.release, None
-        if text:
+        if text and not answer.erased:
             exchange = Exchange(
                 answer.request_id,
                 answer.at,

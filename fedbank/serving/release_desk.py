@@ -290,8 +290,10 @@ class ReleaseDesk:
     async def _load_missing(self, now: datetime) -> None:
         """After an engine that was away, or has begun anew without what it had."""
         for release in self._served():
-            if release in self._doubted or release not in self._loaded:
-                await self._load(await asyncio.to_thread(self._source.of, release, now))
+            known = self._loaded.get(release)
+            if known is None:
+                known = await asyncio.to_thread(self._source.of, release, now)
+            await self._load(known)
 
     def _served(self) -> list[str]:
         rollout = self.rollout

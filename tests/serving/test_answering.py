@@ -23,7 +23,6 @@ from scripted_service import (
     until,
     world,
 )
-from serving_models import local_tiny, write_tiny_adapter
 
 from fedbank.data.redact import RefusedTextError
 from fedbank.evidence.errors import EvidenceError
@@ -34,7 +33,6 @@ from fedbank.serving.engine import BusyError, DownError, Generation, Piece, Requ
 from fedbank.serving.pipeline import Notice, Passage, Settled, WithheldError
 from fedbank.serving.release_desk import NoReleaseError, RolloutSettings
 from fedbank.serving.sessions import SessionLimits, UnknownSessionError
-from fedbank.serving.transformers_engine import TransformersEngine
 
 CANARY = RolloutSettings(canary_share=1.0, automatic=False, gates=gates(2))
 Events = AsyncGenerator[Started | Delta | Answered]
@@ -471,6 +469,10 @@ def test_closing_the_service_waits_for_what_is_being_kept(tmp_path: Path) -> Non
 
 
 def test_the_real_engine_answers_and_is_free_again_after_a_customer_left(tmp_path: Path) -> None:
+    from serving_models import local_tiny, write_tiny_adapter  # late: the other tests need no torch
+
+    from fedbank.serving.transformers_engine import TransformersEngine
+
     write_tiny_adapter(tmp_path / "spring")
     write_tiny_adapter(tmp_path / "autumn", seed=12)
     adapters = {name: tmp_path / name for name in ("spring", "autumn")}
@@ -508,5 +510,39 @@ def test_the_hours_of_a_session_are_the_services(tmp_path: Path) -> None:
             told = await here.answering.answer(asker(), Question("hello"))
             with pytest.raises(UnknownSessionError):
                 await here.answering.answer(asker(), Question("again", told.session_id))
+
+    run(test)
+
+
+@pytest.mark.parametrize("stateless", [False, True])
+def test_what_is_being_answered_to_a_customer_who_is_erased_is_not_kept_behind_the_erasure(
+    stateless: bool, tmp_path: Path
+) -> None:
+    async def test() -> None:
+        gate = asyncio.Event()
+        async with world(tmp_path, ScriptedEngine(lambda _: waiting(gate))) as here:
+            theirs = here.answering.ask(asker("C-1"), Question("hello", history=() if stateless else None))
+            others = here.answering.ask(asker("C-2"), Question("hello"))
+            await first_delta(theirs)
+            await first_delta(others)
+            await here.answering.forget(here.owner("C-1"))
+            gate.set()
+            assert await text_of(theirs) and await text_of(others)
+            assert here.kept("C-1") == [] and len(here.kept("C-2")) == 1 and here.outcomes() == ["answered"] * 2
+
+    run(test)
+
+
+def test_an_erasure_waits_for_what_is_being_written(tmp_path: Path) -> None:
+    async def test() -> None:
+        never = asyncio.Event()
+        async with world(tmp_path, ScriptedEngine(lambda _: waiting(never))) as here:
+            events = here.answering.ask(asker(), Question("hello"))
+            await first_delta(events)
+            leaving = asyncio.create_task(events.aclose())
+            await until(lambda: any(one.keeping for one in here.answering._running))
+            await here.answering.forget(here.owner("C-1"))
+            assert here.outcomes() == ["cancelled"]
+            await leaving
 
     run(test)
