@@ -18,6 +18,7 @@ class PromptProtocol(H11Protocol):
     most_connections: int
     peer: Hashable = ""
     _heard_at = 0.0
+    _is_given_up = False
     _header_timer: asyncio.TimerHandle | None = None
 
     def identify(self) -> Hashable:
@@ -31,7 +32,7 @@ class PromptProtocol(H11Protocol):
         if self._has_room():
             self._expect_headers()
         else:
-            transport.abort()
+            self._give_up()
 
     def data_received(self, data: bytes) -> None:
         """See ``asyncio.Protocol``."""
@@ -48,18 +49,27 @@ class PromptProtocol(H11Protocol):
         """Whether this connection may stay: the one that was silent longest, with no request in work, gives way to it.
 
         Whoever lost connections without a word comes back with new ones, while the lost ones look alive from here until
-        they time out; they must not keep it out.
+        they time out; they must not keep it out. Those that are closed here and whose peer never reads the last answer
+        count too, and go first: nothing else would end them.
         """
         others = [other for other in self.connections if other is not self and self._is_of_same_peer(other)]
         if len(others) < self.most_connections:
             return True
-        idle = [other for other in others if other.cycle is None or other.cycle.response_complete]
+        idle = [other for other in others if other._is_idle()]
         if idle:
-            min(idle, key=lambda other: other._heard_at).transport.abort()
+            oldest = min(idle, key=lambda other: (not other.transport.is_closing(), other._heard_at))
+            oldest._give_up()
         return bool(idle)
 
+    def _give_up(self) -> None:
+        self._is_given_up = True  # it is gone only when the loop comes round
+        self.transport.abort()
+
+    def _is_idle(self) -> bool:
+        return self.transport.is_closing() or self.cycle is None or self.cycle.response_complete
+
     def _is_of_same_peer(self, other: Any) -> TypeGuard["PromptProtocol"]:
-        return isinstance(other, PromptProtocol) and other.peer == self.peer and not other.transport.is_closing()
+        return isinstance(other, PromptProtocol) and other.peer == self.peer and not other._is_given_up
 
     def _expect_headers(self) -> None:
         """A request that has begun must show its headers in time, however slowly its bytes drip in."""

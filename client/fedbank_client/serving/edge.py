@@ -26,6 +26,8 @@ LOG = logging.getLogger("fedbank.serving")
 ACCESS = logging.getLogger("fedbank.serving.access")
 REQUEST_ID = "fedbank_request_id"
 """Where a request's number is: ``request.state``."""
+AT_END = "fedbank_at_end"
+"""What is called when the request is over, its stream included: ``request.state``."""
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _VERSIONS = frozenset({"1.0", "1.1"})
 _GRACE_S = 5.0
@@ -94,6 +96,7 @@ class Edge:
         try:
             await self._bounded(exchange, received, sent)
         finally:
+            scope["state"].pop(AT_END, lambda: None)()
             self._log(exchange)
 
     async def _bounded(self, exchange: _Exchange, receive: Receive, send: Send) -> None:

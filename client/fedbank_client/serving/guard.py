@@ -16,11 +16,14 @@ from starlette.responses import Response
 from fedbank.serving.access import RIGHTS, ForbiddenError, Principal, Right, UnauthorizedError, bearer_token
 from fedbank.serving.jwks import KeySetError
 from fedbank_client.serving import problems
+from fedbank_client.serving.edge import AT_END
 from fedbank_client.serving.limits import read_object
 from fedbank_client.serving.problems import RefusedError
 from fedbank_client.serving.service import Service
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+ASKING = frozenset({Right.ASK, Right.ASK_FOR_CUSTOMER})
+_RETRY_S = 2.0
 _ACCESS = "__fedbank_access__"
 SCHEME = "bearer"
 _ALWAYS = (problems.MALFORMED, problems.INTERNAL, problems.OVERLOADED, problems.STOPPING, problems.LATE)
@@ -145,6 +148,12 @@ async def admit(service: Service, rights: frozenset[Right], request: Request) ->
     if wait_s > 0:
         service.monitor.counted("rate-limited")
         raise RefusedError(problems.RATE_LIMITED, retry_after_s=wait_s)
+    if rights & ASKING:
+        ended = service.rates.begin(name)
+        if ended is None:
+            service.monitor.counted("rate-limited")
+            raise RefusedError(problems.RATE_LIMITED, retry_after_s=_RETRY_S)
+        setattr(request.state, AT_END, ended)
     return Caller(service, principal, name)
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -44,10 +44,14 @@ class HttpLimits:
 
 class Rates:
     """A token bucket for every principal: ``burst`` requests at once, ``per_s`` for ever; the bucket idle longest makes
-    room when there are too many."""
+    room when there are too many. ``most_open``: questions of one principal that are being answered: a few long ones
+    would take every slot of the engine."""
 
-    def __init__(self, per_s: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._per_s, self._burst, self._clock = per_s, float(burst), clock
+    def __init__(
+        self, per_s: float, burst: int, clock: Callable[[], float] = time.monotonic, *, most_open: int = 1 << 30
+    ) -> None:
+        self._per_s, self._burst, self._clock, self._most_open = per_s, float(burst), clock, most_open
+        self._open: Counter[str] = Counter()
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def wait_s(self, principal: str) -> float:
@@ -61,6 +65,18 @@ class Rates:
         if len(self._buckets) > _MOST_PRINCIPALS:
             self._buckets.popitem(last=False)
         return 0.0 if allowed else (1 - left) / self._per_s
+
+    def begin(self, principal: str) -> Callable[[], None] | None:
+        """One more open question, and what ends it; ``None``: there are too many."""
+        if self._open[principal] >= self._most_open:
+            return None
+        self._open[principal] += 1
+        return lambda: self._end(principal)
+
+    def _end(self, principal: str) -> None:
+        self._open[principal] -= 1
+        if not self._open[principal]:
+            del self._open[principal]
 
 
 class Threads:

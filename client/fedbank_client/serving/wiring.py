@@ -48,6 +48,8 @@ from fedbank_client.serving.source import BaseFolder, ReleaseSource
 
 _MOST_INSTRUCTION = 64 * 1024
 _RECORD_THREADS = 4
+_OPEN_QUESTIONS = 4
+"""Of one principal: half of the engine's slots."""
 Say = Callable[[str], None]
 
 
@@ -120,7 +122,7 @@ async def opened_service(
             audit=desks.audit,
             evidence=evidence,
             sessions=sessions,
-            rates=Rates(limits.per_minute / 60, limits.burst),
+            rates=Rates(limits.per_minute / 60, limits.burst, most_open=_OPEN_QUESTIONS),
             development=development,
             limits=HttpLimits(request_s=limits.request_s, shutdown_s=stop_s),
         )
