@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from fedbank.errors import ModelError
 from fedbank.release.contents import WEIGHTS
 from fedbank.release.inspection import inspect
+from fedbank.serving.kernels import Linear
 from fedbank.serving.originals import Originals
 
 _PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
@@ -60,17 +61,19 @@ def merge(base: Any, tensors: Mapping[str, Tensor], scale: float, originals: Ori
         ModelError: the adapter does not fit the base model.
     """
     names = [name.removeprefix(_PREFIX).removesuffix(_A) for name in tensors if name.endswith(_A)]
-    adapted = {name: layer for name, layer in base.named_modules() if name in set(names)}
+    linear: dict[str, Any] = {name: one for name, one in base.named_modules() if isinstance(one, nn.Linear | Linear)}
+    adapted = {name: linear[name] for name in names if name in linear}
     if len(adapted) != len(names) or 2 * len(names) != len(tensors):
         raise ModelError("Expected an adapter for layers of this base model, got one for others. Sync it again.")
     model = copy.deepcopy(base, {id(one): one for one in (*base.parameters(), *base.buffers())})
     with torch.no_grad():
         for name, layer in adapted.items():
-            weight = layer.weight.float() if originals is None else originals.read(name)
-            merged = _sum(weight, tensors[_PREFIX + name + _A], tensors[_PREFIX + name + _B], scale)
-            model.set_submodule(
-                name, _like(layer, merged) if originals is None else originals.layer(name, merged, layer.bias)
-            )
+            a, b = (tensors[_PREFIX + name + end] for end in (_A, _B))
+            if originals is None:
+                made: nn.Module = _like(layer, _sum(layer.weight.float(), a, b, scale))
+            else:
+                made = originals.layer(name, _sum(originals.read(name), a, b, scale), layer.bias)
+            model.set_submodule(name, made)
     return model
 
 
