@@ -20,7 +20,8 @@ export class Answer {
     const language = /[\u4e00-\u9fff]/.test(question) ? "zh-Hans" : "en"; /* the answer's too: for whoever hears it */
     const line = make("div", "question");
     line.append(make("span", "unseen", "answer.asked"), plain("p", "", question));
-    line.lastChild.lang = this.text.lang = language;
+    this.question = line.lastChild;
+    this.question.lang = this.text.lang = language;
     return line;
   }
 
@@ -40,6 +41,7 @@ export class Answer {
     said.setAttribute("role", "alert");
     this.#end(said);
     showProblem(said, error);
+    if (error.name === "secret-in-question") tell(this.question, "answer.hidden"); /* it is no longer to be read here */
   }
 
   #end(...parts) {
@@ -62,7 +64,7 @@ function facts(data) {
   box.append(make("summary", "", () => say("answer.facts", {release: data.release, time: duration(data.latency_ms), tokens: number(data.token_count)})), list);
   list.append(make("dt", "", "answer.request"), plain("dd", "", data.request_id));
   for (const notice of data.notices.filter(isLabel)) list.append(make("dt", "", "answer.notice"), make("dd", "", () => either(notice)));
-  for (const [name, value] of Object.entries(data.aigc)) list.append(plain("dt", "", `AIGC ${name}`), plain("dd", "", value));
+  for (const [name, value] of Object.entries(data.aigc).filter(([, value]) => value)) list.append(plain("dt", "", `AIGC ${name}`), plain("dd", "", value));
   return box;
 }
 

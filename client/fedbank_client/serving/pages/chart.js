@@ -16,7 +16,7 @@ function titled(mark, text) {
   return mark;
 }
 
-/* The end of an axis: the least round number that is not below `value`. */
+/* The end of an axis: the least round number that is not below `value`, from 2 on; half of it is whole. */
 function round(value) {
   const power = 10 ** Math.floor(Math.log10(value));
   return [1, 2, 4, 6, 8, 10].map(step => step * power).find(step => step >= value);
@@ -28,7 +28,7 @@ function frame(place, minutes, top, label) {
   const x = at => LEFT + (width - LEFT - RIGHT) * at / minutes.length, y = value => HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * value / top;
   for (const part of [0, 0.5, 1]) {
     svg.append(draw("line", {class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(top * part), y2: y(top * part)}));
-    svg.append(draw("text", {x: LEFT - 6, y: y(top * part) + 4, "text-anchor": "end"}, number(top * part, top < 2 && part === 0.5 ? 1 : 0)));
+    svg.append(draw("text", {x: LEFT - 6, y: y(top * part) + 4, "text-anchor": "end"}, number(top * part)));
   }
   const marks = [[0, "start"], [0.5, "middle"], [1, "end"]];
   for (const [part, anchor] of marks) svg.append(draw("text", {x: x(minutes.length * part), y: HEIGHT - 6, "text-anchor": anchor}, clock(minutes[Math.min(minutes.length - 1, Math.floor(minutes.length * part))].at)));

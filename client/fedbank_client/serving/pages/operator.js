@@ -47,7 +47,7 @@ async function refresh() {
 }
 
 async function watch() {
-  if (status !== null && signedIn()) {
+  if (status !== null && signedIn() && !document.hidden) {
     await refresh();
     if (trouble?.status === 401) leave("entry.over");
     else if (status !== null) show();

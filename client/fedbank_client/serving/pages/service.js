@@ -42,13 +42,15 @@ export async function send(path, body, signal) {
   throw new Problem({status: response.status, ...about}, response.headers.get("Retry-After"));
 }
 
-/** The events {name, data} of a text/event-stream (WHATWG HTML, 9.2.6), wherever the network cut it. */
+/** The events {name, data} of a text/event-stream (WHATWG HTML, 9.2.6), wherever the network divides it. */
 export async function* events(body) {
   const reader = body.getReader(), decoder = new TextDecoder();
   let left = "", name = "", data = [];
   try {
     for (;;) {
-      const {done, value} = await reader.read();
+      const {done, value} = await reader.read().catch(error => {
+        throw error.name === "AbortError" ? error : new Problem({type: "cut"});
+      });
       left += done ? decoder.decode() : decoder.decode(value, {stream: true});
       /* A \r at the end may be half of \r\n: it waits for what comes. */
       const lines = left.split(done ? /\r\n|\r|\n/ : /\r\n|\r(?!$)|\n/);

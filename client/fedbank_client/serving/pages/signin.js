@@ -25,7 +25,7 @@ function form(parts, act, alarm) {
 
 /** `element` says what went wrong, in either language. */
 export function showProblem(element, error) {
-  const known = error instanceof Problem ? error : new Problem({detail: String(error.message || error)});
+  const known = error instanceof Problem ? error : new Problem({}) /* an error of this page: its words help nobody */;
   tell(element, () => known.said());
 }
 
@@ -39,15 +39,19 @@ export function entry(box, role, subject, entered) {
     token.value = "";
     await entered();
   }, alarm);
-  box.replaceChildren(make("h2", "", "entry.title"), make("p", "soft", `entry.${role}`), paste, alarm);
-  if (LOOPBACK.test(location.hostname)) offerTry(role, subject, entered, alarm).then(made => { if (made) { paste.before(made); go.className = ""; } });
+  box.replaceChildren(make("h2", "", "entry.title"), make("p", "soft", `entry.${role}`), alarm);
+  offerTry(role, subject, entered, alarm).then(made => { /* both at once: nothing moves under a finger */
+    if (made) go.className = "";
+    alarm.before(...(made ? [made, paste] : [paste]));
+  });
   return alarm;
 }
 
 /* The development issuer is for a first run on one machine; where it is missing, nothing of it is shown. */
 async function offerTry(role, subject, entered, alarm) {
-  const path = "/v1/development/token", there = await fetch(path, {method: "OPTIONS"}).catch(() => null);
-  if (there === null || there.status === 404) return null;
+  const path = "/v1/development/token";
+  const there = LOOPBACK.test(location.hostname) && await fetch(path, {method: "OPTIONS"}).catch(() => null);
+  if (!there || there.status === 404) return null;
   const [name, who] = field("entry.subject", ""), go = make("button", "main", "entry.try");
   who.value = subject; who.maxLength = 64;
   return form([make("p", "soft small", "entry.development"), name, who, go], async () => {

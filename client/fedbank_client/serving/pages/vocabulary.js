@@ -34,6 +34,7 @@ export const VOCABULARY = {
   "chat.expired": ["上一段对话已过期，已开始新的对话，之前的内容不再作为上下文", "The conversation expired. This is a new one, which knows nothing of what was said before"],
 
   "answer.asked": ["您的问题：", "You asked: "],
+  "answer.hidden": ["（内容已隐藏）", "(hidden)"],
   "answer.label": ["人工智能生成", "AI-generated"],
   "answer.stopped": ["已停止，以上内容不完整。", "Stopped. The answer is not complete."],
   "answer.facts": ["模型版本 {release} · {time} · {tokens} 个词元", "Release {release} · {time} · {tokens} tokens"],
