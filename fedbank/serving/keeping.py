@@ -6,6 +6,7 @@ the next: many a second cost no more waits than a few.
 
 import asyncio
 import copy
+import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future
@@ -28,11 +29,12 @@ class Ended:
 
 
 class Keeper:
-    """``worker`` runs what blocks; of several threads, each writes a batch of its own."""
+    """``worker`` runs what blocks. Of several threads one writes at a time: store and log have one writer anyway."""
 
     def __init__(self, conversations: Conversations, audit: AnswerAudit, worker: Executor) -> None:
         self._conversations, self._audit, self._worker = conversations, audit, worker
         self._waiting = deque[Ended]()
+        self._writing = threading.Lock()
 
     async def keep(self, ended: Ended) -> None:
         """Return once it is in the store and in the evidence, both on disk. Whoever is cancelled here cancels nothing.
@@ -47,18 +49,14 @@ class Keeper:
 
     def _write(self) -> None:
         """Everything that waits now; nothing, if an earlier call has taken it along."""
-        batch = list[Ended]()
-        while self._waiting and len(batch) < MAX_BATCH:
+        with self._writing:
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
+            stored = self._stored(batch)
             try:
-                batch.append(self._waiting.popleft())
-            except IndexError:  # another thread was faster
-                break
-        stored = self._stored(batch)
-        try:
-            self._audit.answered(*(one.entry for one in stored))
-        except Exception as error:  # noqa: BLE001  (whatever it is, they wait for it)
-            _fail(stored, error)
-            return
+                self._audit.answered(*(one.entry for one in stored))
+            except Exception as error:  # noqa: BLE001  (whatever it is, they wait for it)
+                _fail(stored, error)
+                return
         for one in stored:
             one.kept.set_result(None)
 

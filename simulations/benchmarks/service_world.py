@@ -103,8 +103,15 @@ class World:
     """The parts that a benchmark looks at."""
 
     answering: Answering
-    releases: ReleaseDesk
+    desks: Desks
+    key: RecordsKey
+    records: Records
     evidence: EvidenceLog
+
+    @property
+    def releases(self) -> ReleaseDesk:
+        """Who answers."""
+        return self.desks.releases
 
 
 @contextlib.asynccontextmanager
@@ -116,7 +123,7 @@ async def service(
     records = Records(Database(folder / "records.sqlite"), key)
     evidence = EvidenceLog(folder / EVIDENCE, "benchmark.example/bank-a", SigningKey.derived("benchmark", "evidence"))
     desk = ReleaseDesk(engine, source, folder / "rollout.json", settings or RolloutSettings(), lambda *_: None)
-    with ThreadPoolExecutor(1, thread_name_prefix="records") as worker:
+    with ThreadPoolExecutor(4, thread_name_prefix="records") as worker:
         mirror = Mirror(engine, desk)
         desks = Desks(
             engine=engine,
@@ -134,7 +141,7 @@ async def service(
         await desk.look(datetime.now(UTC))
         looking = asyncio.create_task(_look(desk))
         try:
-            yield World(answering, desk, evidence)
+            yield World(answering, desks, key, records, evidence)
         finally:
             looking.cancel()
             await answering.close()

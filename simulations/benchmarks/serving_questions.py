@@ -8,7 +8,7 @@ from fedbank.data.redact import RefusedTextError, redact
 from fedbank.serving.answering import Answered, Answering, Asker, Delta, Question
 from simulations.benchmarks.redaction_set import generate
 
-_CUSTOMERS = 500
+CUSTOMERS = 500
 _PLAIN = (
     "我要开户，需要带什么材料？",
     "How long does a transfer abroad take, and what is the fee?",
@@ -38,7 +38,7 @@ class Customers:
 
     def next(self, number: int) -> tuple[int, str, str | None]:
         """Customer, question, session."""
-        customer = number * 7919 % _CUSTOMERS
+        customer = number * 7919 % CUSTOMERS
         session = self._sessions.get(customer) if number % 2 else None
         return customer, self._texts[number % len(self._texts)], session
 

@@ -5,26 +5,37 @@ engine that answers at once; 200 questions a second in Chinese and English, most
 conversations that go on; arrivals as in :mod:`simulations.benchmarks.open_loop`. Once in a folder on a disk, where an
 answer waits for two commits in a row, store and evidence, and once in a folder in memory, where they cost nothing;
 ``fsync_p50_ms`` says what one costs there.
+``http``: the same over loopback HTTP with a token of each customer's, the service in a process of its own, in a folder
+on the disk; no target. ``switch``: 50 questions a second to the tiny model while its operator promotes one of two real
+merged releases and rolls it back, ten times each; seconds from the command until the last answer that began with the
+release before has ended and the first with the new one; ``mixed_answers`` are not word for word what the release that
+they name says.
 ``python -m simulations.benchmarks.serving_service [--seconds 60] [--only CASE] [--json]``. Exit code 1 if a target is
 missed.
 """
 
 import asyncio
 import os
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from fedbank.serving.access import Role
+from fedbank.serving.development_issuer import DevelopmentIssuer
 from fedbank.serving.release_desk import Offered
 from simulations.benchmarks import open_loop
+from simulations.benchmarks.http_client import Connections
 from simulations.benchmarks.open_loop import Observed, percentile
 from simulations.benchmarks.reporting import argument_parser, write_lines
+from simulations.benchmarks.service_process import AUDIENCE, HOST
 from simulations.benchmarks.service_world import FixedEngine, Folders, service
-from simulations.benchmarks.serving_questions import Customers
+from simulations.benchmarks.serving_questions import CUSTOMERS, Customers
 from simulations.benchmarks.switching import Load
 from simulations.benchmarks.switching import switch as switching
 
@@ -68,12 +79,7 @@ async def _pipeline(folder: Path, customers: Customers, seconds: float) -> Obser
 
 def _told(place: str, seen: Observed, customers: Customers, fsync: float) -> Line:
     p50, p99 = percentile(seen.milliseconds, 0.5), percentile(seen.milliseconds, 0.99)
-    return {
-        "case": f"pipeline, {place}",
-        "offered_per_s": RATE,
-        "achieved_per_s": round(seen.achieved_per_s, 1),
-        "answers": len(seen.milliseconds),
-        "failed": len(seen.errors),
+    return _timed(f"pipeline, {place}", seen) | {
         "fsync_p50_ms": round(fsync, 3),
         "first_text_p50_ms": round(percentile(customers.first_ms, 0.5), 2),
         "first_text_p99_ms": round(percentile(customers.first_ms, 0.99), 2),
@@ -83,6 +89,53 @@ def _told(place: str, seen: Observed, customers: Customers, fsync: float) -> Lin
         "targets_ms": [P50_MS, P99_MS],
         "ok": p50 <= P50_MS and p99 <= P99_MS and not seen.errors,
     }
+
+
+def _timed(case: str, seen: Observed) -> Line:
+    return {
+        "case": case,
+        "offered_per_s": RATE,
+        "achieved_per_s": round(seen.achieved_per_s, 1),
+        "answers": len(seen.milliseconds),
+        "failed": len(seen.errors),
+        "errors": dict(Counter(seen.errors)),
+    }
+
+
+def http(seconds: float) -> Iterator[Line]:
+    """One line; the service is a process of its own, in a folder on the disk."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, command = Path(name), [sys.executable, "-m", "simulations.benchmarks.service_process", name]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdin is not None and process.stdout is not None
+            port = int(process.stdout.readline())
+            asyncio.run(_http(folder, port, min(seconds, 3.0)))  # the first run is cold
+            seen = asyncio.run(_http(folder, port, seconds))
+            process.stdin.close()
+        yield _timed("http", seen) | {
+            "fsync_p50_ms": round(fsync_ms(folder), 3),
+            "http_p50_ms": round(percentile(seen.milliseconds, 0.5), 2),
+            "http_p99_ms": round(percentile(seen.milliseconds, 0.99), 2),
+            "http_max_ms": round(max(seen.milliseconds), 1),
+        }
+
+
+async def _http(folder: Path, port: int, seconds: float) -> Observed:
+    issuer, customers, links = DevelopmentIssuer(folder, HOST), Customers(), Connections(HOST, port)
+    now = datetime.now(UTC)
+    tokens = [
+        issuer.token(Role.CUSTOMER_CHANNEL, f"C-{number}", AUDIENCE, now, peer=HOST) for number in range(CUSTOMERS)
+    ]
+
+    async def ask(number: int, _: float) -> None:
+        customer, text, session = customers.next(number)
+        body = {"question": text} | ({"session_id": session} if session else {})
+        customers.heard(customer, (await links.post("/v1/query", tokens[customer], body))["session_id"])
+
+    try:
+        return await open_loop.run(RATE, seconds, ask)
+    finally:
+        await links.close()
 
 
 def switch(seconds: float) -> Iterator[Line]:
@@ -116,7 +169,7 @@ def switch(seconds: float) -> Iterator[Line]:
     }
 
 
-CASES = {"pipeline": pipeline, "switch": switch}
+CASES = {"pipeline": pipeline, "http": http, "switch": switch}
 
 
 def measure(seconds: float, only: str | None = None) -> Iterator[Line]:
