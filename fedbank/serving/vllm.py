@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -76,9 +77,8 @@ class VllmProcess:
         environment["VLLM_API_KEY"] = key  # not a word of the command: everybody on the machine can read those
         try:
             with settings.log.open("ab") as log:
-                self._process = subprocess.Popen(
-                    settings.command(port), env=environment, stdout=log, stderr=log, start_new_session=True
-                )
+                words = _with_us(settings.command(port))
+                self._process = subprocess.Popen(words, env=environment, stdout=log, stderr=log, start_new_session=True)
         except OSError as error:
             raise DownError(
                 f"Expected to start {settings.program}, got: {error.strerror}. Install vLLM or name its command."
@@ -121,6 +121,16 @@ class VllmProcess:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
+
+
+def _with_us(words: list[str]) -> list[str]:
+    """The command so that Linux ends it when the thread that starts it ends, even by SIGKILL: what is left would keep
+    the card's memory, and nobody else has its key.
+    """
+    setpriv = shutil.which("setpriv")
+    if setpriv is None or shutil.which(words[0]) is None:
+        return words
+    return [setpriv, "--pdeathsig", "TERM", "--", *words]
 
 
 def _free_port() -> int:

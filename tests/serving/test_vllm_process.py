@@ -1,6 +1,8 @@
 """An engine that is a child process: a stand-in for vLLM that speaks its protocol, and programs that do not start."""
 
 import asyncio
+import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -91,3 +93,29 @@ def test_a_program_that_is_not_installed_is_reported(tmp_path: Path) -> None:
             await VllmProcess(settings).start()
 
     run(test)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs util-linux")
+def test_a_child_does_not_outlive_a_service_that_is_killed(tmp_path: Path) -> None:
+    program(tmp_path, f"echo $$ > {tmp_path}/child; exec sleep 60")
+    script = (
+        "import asyncio, pathlib; from fedbank.serving.vllm import Vllm, VllmProcess; "
+        f"path = pathlib.Path({str(tmp_path)!r}); "
+        "asyncio.run(VllmProcess(Vllm(path, path / 'log', str(path / 'vllm'))).start())"
+    )
+    service = subprocess.Popen([sys.executable, "-c", script])
+    try:
+        _until(lambda: (tmp_path / "child").is_file() and (tmp_path / "child").read_text().endswith("\n"))
+    finally:
+        service.kill()
+        service.wait()
+    child = int((tmp_path / "child").read_text())
+    _until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
