@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from fedbank.errors import FedBankError
@@ -63,7 +64,8 @@ async def _step(service: Service, stop: asyncio.Event, look_s: float) -> float:
         task.cancel()
     await asyncio.wait([work, halt])
     if work.cancelled():  # the service stops
-        await service.store.run(service.jobs.give_back, item)
+        with contextlib.suppress(RecordsError):  # the next start gives it free
+            await service.store.run(service.jobs.give_back, item)
         return 0.0
     return work.result()
 
@@ -75,21 +77,22 @@ async def _answer(service: Service, item: Item) -> float:
         async with asyncio.timeout(_ANSWER.total_seconds()):
             found = await service.answering.answer(asker, question)
     except _NOT_ITS_FAULT as error:
-        await service.store.run(service.jobs.give_back, item)
+        await _kept(lambda: service.store.run(service.jobs.give_back, item))
         return getattr(error, "retry_after_s", None) or _LOOK_S
     except FedBankError as error:
         LOG.info("item %d of %s cannot be answered: %s", item.number, item.job_id, type(error).__name__)
-        await service.store.run(service.jobs.fail, item)
+        await _kept(lambda: service.store.run(service.jobs.fail, item))
         return 0.0
-    await _recorded(service, item, found.text, found.request_id)
+    now, jobs = service.clock(), service.jobs
+    await _kept(lambda: service.store.run(jobs.record, item, found.text, found.request_id, now))
     return 0.0
 
 
-async def _recorded(service: Service, item: Item, text: str, request_id: str) -> None:
-    """Try until the store has it: the answer is there, and giving it again would be a second one."""
+async def _kept(write: Callable[[], Awaitable[object]]) -> None:
+    """Try until the store takes it: an item must not wait until its claim runs out, nor be answered twice."""
     while True:
         try:
-            await service.store.run(service.jobs.record, item, text, request_id, service.clock())
+            await write()
             return
         except RecordsError as error:
             await asyncio.sleep(error.retry_after_s or _LOOK_S)
