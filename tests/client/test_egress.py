@@ -177,6 +177,27 @@ OPENS = {
 }
 """Modules that could reach further than this process: Flower's routes, the members' repository, ``/health``, the
 bank's TLS; a base model that is named; the bank's own processes, one of which has its sockets taken away."""
+SERVES = {
+    "serving/commands.py": {"fedbank.supervision"},
+    "serving/development.py": {"urllib"},
+    "serving/engines.py": {"fedbank.serving.openai_engine", "fedbank.serving.vllm"},
+    "serving/folder.py": {"fedbank.serving.database"},
+    "serving/guard.py": {"fedbank.serving.jwks"},
+    "serving/job_worker.py": {"fedbank.serving.database"},
+    "serving/limits.py": {"fedbank.serving.database"},
+    "serving/problems.py": {"fedbank.serving.database", "fedbank.serving.jwks", "fedbank.serving.redis_link"},
+    "serving/running.py": {"socket", "ssl"},
+    "serving/server.py": {"ssl"},
+    "serving/shared_stores.py": {"fedbank.serving.redis_link"},
+    "serving/tls.py": {"ssl"},
+    "serving/wiring.py": {"fedbank.serving.jwks"},
+}
+"""The service listens, to the bank's own customers. By itself it reaches what the bank names in its settings: an
+engine, a database, a Redis, the identity provider's keys. Others name the errors of these. Nothing of it goes to the
+consortium."""
+CONNECTS = {"open_connection", "open_unix_connection", "create_connection", "create_datagram_endpoint", "sock_connect"}
+CONNECTS |= {"create_subprocess_exec", "create_subprocess_shell", "subprocess_exec", "subprocess_shell"}
+"""Of asyncio, whose loop the service runs on."""
 SIGNS = {
     ("enrolment.py", "JoinRequest"),
     ("enrolment.py", "LeaveNotice"),
@@ -191,21 +212,36 @@ def _imports() -> Iterator[tuple[str, str, str]]:
     """File, module and name (empty for a whole module) of everything that the client imports."""
     folder = Path(next(iter(fedbank_client.__path__)))
     for path in folder.rglob("*.py"):
+        place = path.relative_to(folder).as_posix()
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.ImportFrom):
-                yield from ((path.name, node.module or "", name.name) for name in node.names)
+                yield from ((place, node.module or "", name.name) for name in node.names)
             elif isinstance(node, ast.Import):
-                yield from ((path.name, name.name, "") for name in node.names)
+                yield from ((place, name.name, "") for name in node.names)
 
 
 def test_no_other_module_of_a_bank_can_open_a_connection_or_start_a_process() -> None:
     """Whoever opens another way out has to write it down here, and in client/README.md what leaves by it."""
     ours = {"fedbank.tls", "fedbank.membership.health", "fedbank.supervision"}
+    ours |= {f"fedbank.serving.{name}" for name in ("database", "jwks", "openai_engine", "redis_link", "vllm")}
     found: dict[str, set[str]] = {}
     for file, module, _ in _imports():
+        if file.startswith("serving/") and module == "asyncio":
+            continue
         if (reach := module if module in ours else module.partition(".")[0]) in ours | REACHES:
             found.setdefault(file, set()).add(reach)
-    assert found == OPENS
+    assert found == OPENS | SERVES
+
+
+def test_no_module_of_the_service_opens_a_connection_or_starts_a_process_by_its_loop() -> None:
+    folder = Path(next(iter(fedbank_client.__path__))) / "serving"
+    named = {
+        node.attr
+        for path in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Attribute)
+    }
+    assert named and not named & CONNECTS
 
 
 def test_no_other_module_of_a_bank_makes_signed_files_or_envelopes() -> None:
