@@ -110,6 +110,15 @@ def test_nor_if_a_long_line_is_cut_within_it(name: str) -> None:
         assert number not in said and len(digits(said)) < 4, before
 
 
+@pytest.mark.parametrize("name", MEMORISED)
+def test_nor_if_the_part_of_a_long_line_that_is_let_through_ends_within_it(name: str) -> None:
+    number = MEMORISED[name]
+    for before in range(120, 150, 3):
+        said = shown(masked(("user", "你好")), *f"{LINE[:before]}是{number}呢{LINE[:200]}")
+        assert said.startswith(LINE[:before]) and said.endswith(LINE[:200])
+        assert number not in said and len(digits(said)) < 4, before
+
+
 def test_a_line_without_an_end_still_streams() -> None:
     async def test() -> None:
         outgoing = Outgoing(masked_filters)
