@@ -14,10 +14,10 @@ from fedbank_client.serving import problems
 from fedbank_client.serving.bodies import AnswerShown, QueryBody, answer_shown
 from fedbank_client.serving.guard import BankRoute, CallerOf, needs
 from fedbank_client.serving.streaming import (
-    MEDIA_TYPE,
     Event,
     EventStream,
     Flow,
+    described,
     following,
     frame,
     opened,
@@ -48,7 +48,7 @@ _STREAM = (
 @router.post(
     "/v1/query",
     response_model=AnswerShown,
-    responses={200: {"content": {MEDIA_TYPE: {"schema": {"type": "string"}, "example": _STREAM}}}},
+    responses={200: {"content": described(_STREAM, "started", "delta", "answered", "problem")}},
     openapi_extra={"problems": ASKING},
 )
 @needs(Right.ASK, Right.ASK_FOR_CUSTOMER)

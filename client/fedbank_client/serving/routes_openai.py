@@ -15,10 +15,10 @@ from fedbank_client.serving.openai_bodies import MODEL, ChatBody, Completion, Mo
 from fedbank_client.serving.problems import RefusedError
 from fedbank_client.serving.routes_ask import ASKING
 from fedbank_client.serving.streaming import (
-    MEDIA_TYPE,
     Event,
     EventStream,
     Flow,
+    described,
     following,
     frame,
     opened,
@@ -42,7 +42,7 @@ async def models(caller: CallerOf) -> Models:
 @router.post(
     "/v1/chat/completions",
     response_model=Completion,
-    responses={200: {"content": {MEDIA_TYPE: {"schema": {"type": "string"}, "example": _STREAM}}}},
+    responses={200: {"content": described(_STREAM)}},
     openapi_extra={"problems": (*ASKING, problems.UNKNOWN_MODEL)},
 )
 @needs(Right.ASK, Right.ASK_FOR_CUSTOMER)

@@ -20,6 +20,17 @@ Event = Started | Delta | Answered
 MEDIA_TYPE = "text/event-stream"
 
 
+def described(example: str, *events: str) -> dict[str, Any]:
+    """A stream in an OpenAPI 3.1 description, whose schema is that of each event; ``events``: their names."""
+    properties = {"event": {"type": "string", "enum": list(events)}} if events else {}
+    schema = {
+        "type": "object",
+        "required": [*properties, "data"],
+        "properties": {**properties, "data": {"type": "string"}},
+    }
+    return {MEDIA_TYPE: {"schema": schema, "example": example}}
+
+
 class Flow:
     """The events of one answer, pulled by a task of their own from the first to the last.
 
