@@ -18,6 +18,7 @@ from fastapi import FastAPI
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "serving"))
 from bank_records import KEY
+from bank_records import bytes_of as bytes_of
 from bank_records import exchange as exchange
 from identity_provider import AT as AT
 from identity_provider import AUDIENCE, NOW, token, verifier

@@ -51,6 +51,7 @@ _ROUTERS = (
     routes_pages.router,
 )
 _MOST_ERRORS = 20
+_FRAMEWORKS = "#/components/schemas/HTTPValidationError"
 _ABOUT = "A bank's service for its customers' inquiries. Every error is a problem document (RFC 9457)."
 
 
@@ -94,7 +95,13 @@ def describe(app: FastAPI) -> dict[str, Any]:
         found = get_openapi(title=app.title, version=app.version, routes=app.routes, description=_ABOUT)
         parts = found.setdefault("components", {})
         parts["securitySchemes"] = {SCHEME: {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
-        parts.setdefault("schemas", {})["Problem"] = SCHEMA
+        schemas = parts.setdefault("schemas", {})
+        schemas["Problem"] = SCHEMA
+        for name in ("HTTPValidationError", "ValidationError"):  # the framework's, for problems that are no such here
+            schemas.pop(name, None)
+        for operation in (one for methods in found["paths"].values() for one in methods.values()):
+            if _FRAMEWORKS in str(operation["responses"].get("422")):  # of a path that takes every text
+                del operation["responses"]["422"]
         app.openapi_schema = found
     return app.openapi_schema
 
