@@ -66,6 +66,11 @@ class VllmProcess:
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def ended(self) -> int | None:
+        """The exit code, once it has ended without being told to."""
+        return None if self._process is None else self._process.poll()
+
     async def start(self) -> OpenAIEngine:
         """An engine that answers.
 

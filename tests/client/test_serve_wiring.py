@@ -4,9 +4,11 @@ import asyncio
 import hashlib
 import shutil
 import socket
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from served_bank import bank_home, publish_tiny, tiny_bank
 
@@ -21,6 +23,7 @@ from fedbank.serving.release_desk import NoReleaseError
 from fedbank_client.home import Home, read_home
 from fedbank_client.serving.folder import ServiceFolder
 from fedbank_client.serving.loops import ReleaseWatch
+from fedbank_client.serving.running import serve
 from fedbank_client.serving.wiring import Opened, opened_service
 
 ASKER = Asker("a" * 32, "C-10023")
@@ -267,3 +270,40 @@ def test_a_bank_that_has_left_does_not_start(tmp_path: Path, capsys: pytest.Capt
     home.notice.write_text("{}")
     assert main(["client", "serve", "--dir", str(home.folder)]) == 2
     assert "which has left" in capsys.readouterr().err
+
+
+CHILD = """\
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.send_response(200)
+        self.end_headers()
+    do_POST = do_GET
+    def log_message(self, *words):
+        pass
+
+HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).serve_forever()
+"""
+
+
+def test_an_engine_whose_process_dies_ends_the_service_so_that_both_are_started_again(
+    home: Home, tmp_path: Path
+) -> None:
+    program = tmp_path / "vllm"
+    program.write_text(f"#!{sys.executable}\n{CHILD}")
+    program.chmod(0o700)
+    said: list[str] = []
+
+    def tell(line: str) -> None:
+        said.append(line)
+        if line.startswith("Chat:"):
+            (child,) = [one for one in psutil.Process().children() if str(program) in one.cmdline()]
+            child.kill()
+
+    config = load_serve(["port=0", "engine=vllm", f"engine.program={program}", "engine.start_s=60"])
+    assert serve(home, config, None, tell, 5) is False
+    assert "The engine ended by itself (exit code -9)" in said[-1]
+    assert "Answers with tiny-1." in said

@@ -16,6 +16,8 @@ from fedbank_client.home import find_home
 
 PLAN, LOOPBACK = "plan", "127.0.0.1"
 MAX_SUBJECT = 256
+_START_AGAIN = 1
+"""The exit code of something that another start may mend."""
 _DRAIN_S, _GRACE_S = 20, 60
 """Seconds for answers that are being written at a stop, and for all of it, before the supervisor kills."""
 
@@ -43,8 +45,7 @@ def serve_command(words: Sequence[str]) -> int:
     folder.make()
     log_to(folder.log)
     quiet_libraries()
-    serve(home, config, passphrase, console.print, _DRAIN_S)
-    return EXIT_OK
+    return EXIT_OK if serve(home, config, passphrase, console.print, _DRAIN_S) else _START_AGAIN
 
 
 def token_command(words: Sequence[str]) -> int:

@@ -37,6 +37,14 @@ class Base:
     log: Path
 
 
+@dataclass(frozen=True, slots=True)
+class Started:
+    """An engine, and whether it can come back: ``ended`` gives the exit code of a child that is gone."""
+
+    engine: Engine
+    ended: Callable[[], int | None] = lambda: None
+
+
 def precision_of(config: ServeConfig) -> Precision:
     """What is computed in: the engine's setting, else the base model's. How a model is quantised for training is
     another matter.
@@ -52,7 +60,7 @@ def precision_of(config: ServeConfig) -> Precision:
 
 
 @asynccontextmanager
-async def opened_engine(config: ServeConfig, base: Base, say: Say) -> AsyncIterator[Engine]:
+async def opened_engine(config: ServeConfig, base: Base, say: Say) -> AsyncIterator[Started]:
     """The engine of the settings, until the block ends.
 
     Raises:
@@ -64,13 +72,13 @@ async def opened_engine(config: ServeConfig, base: Base, say: Say) -> AsyncItera
             engine: Engine = attached_engine(config.engine, base)
             await _wait_for(engine, config.engine.start_s, say)
         case "vllm":
-            async with _started(config, base, say) as engine:
-                yield engine
+            async with _started(config, base, say) as started:
+                yield started
             return
         case _:
             engine = await asyncio.to_thread(local_engine, config, base, say)
     try:
-        yield engine
+        yield Started(engine)
     finally:
         await engine.close()
 
@@ -136,7 +144,7 @@ def attached_engine(engine: EngineConfig, base: Base) -> Engine:
 
 
 @asynccontextmanager
-async def _started(config: ServeConfig, base: Base, say: Say) -> AsyncIterator[Engine]:
+async def _started(config: ServeConfig, base: Base, say: Say) -> AsyncIterator[Started]:
     """vLLM as a child, with whatever it has started itself ended in the end."""
     from fedbank.serving.vllm import Vllm, VllmProcess
 
@@ -156,7 +164,7 @@ async def _started(config: ServeConfig, base: Base, say: Say) -> AsyncIterator[E
     say(f"Base model {base.digest[:16]}: vLLM starts, its log is {base.log} ...")
     started = await process.start()
     try:
-        yield started
+        yield Started(started, lambda: process.ended)
     finally:
         try:
             await started.close()

@@ -42,15 +42,19 @@ class ReleaseWatch:
         self._told: list[str] | None = None
 
     async def look(self) -> None:
-        """One look: what was adopted, what is no longer valid, the gates, the probe questions, the engine's health."""
+        """One look: what was adopted, what is no longer valid, the gates, the probe questions, the engine's health.
+
+        What fails, such as a release that needs more memory than there is, is logged, and the next look tries again.
+        """
         service = self._opened.service
         try:
             await service.releases.look(service.clock())
-        finally:
-            self._tell()
-        if service.releases.rollout.candidate is not None:
-            self._opened.mirror.probe()
-        service.monitor.engine(await service.engine.health())
+            if service.releases.rollout.candidate is not None:
+                self._opened.mirror.probe()
+            service.monitor.engine(await service.engine.health())
+        except Exception as error:  # noqa: BLE001 - a look that fails must not be the last
+            LOG.error("a look after releases failed: %s", where(error))
+        self._tell()
 
     def _tell(self) -> None:
         """What is new of it."""
@@ -85,10 +89,7 @@ def seconds_until(time_of_day: str, now: datetime) -> float:
 async def _watching(watch: ReleaseWatch) -> None:
     while True:
         await asyncio.sleep(_LOOK_S)
-        try:
-            await watch.look()
-        except Exception as error:  # noqa: BLE001 - a look that fails must not be the last
-            LOG.error("a look after releases failed: %s", where(error))
+        await watch.look()
 
 
 async def _purging(service: Service, retention: timedelta, time_of_day: str) -> None:

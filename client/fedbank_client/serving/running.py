@@ -21,6 +21,7 @@ from fedbank_client.serving.server import make_server
 from fedbank_client.serving.tls import server_context
 from fedbank_client.serving.wiring import Opened, opened_service
 
+_LOOK_S = 0.2
 _T = TypeVar("_T")
 Say = Callable[[str], None]
 
@@ -40,8 +41,10 @@ class Listener:
         return f"{scheme}://[{host}]:{port}/" if ":" in host else f"{scheme}://{host}:{port}/"
 
 
-def serve(home: Home, config: ServeConfig, passphrase: bytes | None, say: Say, drain_s: int) -> None:
+def serve(home: Home, config: ServeConfig, passphrase: bytes | None, say: Say, drain_s: int) -> bool:
     """Answer until SIGTERM or SIGINT, then ``drain_s`` seconds at most for answers that are being written.
+
+    ``False``: the engine's process ended by itself; a service that is started again starts it again.
 
     Raises:
         FedBankError: the service cannot start; said before a model is loaded where that is possible.
@@ -49,19 +52,19 @@ def serve(home: Home, config: ServeConfig, passphrase: bytes | None, say: Say, d
     context = server_context(config.tls)
     with _listening(config.host, config.port) as bound:
         opening = opened_service(home, config, passphrase, say, stop_s=drain_s)
-        asyncio.run(_serve(opening, config, say, Listener(bound, context)))
+        return asyncio.run(_serve(opening, config, say, Listener(bound, context)))
 
 
 async def _serve(
     opening: AbstractAsyncContextManager[Opened], config: ServeConfig, say: Say, listener: Listener
-) -> None:
+) -> bool:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         opened = await _unless(stop, stack.enter_async_context(opening))
         if opened is None:
-            return
+            return True
         watch = ReleaseWatch(opened, say)
         await watch.look()
         service, records = opened.service, config.records
@@ -69,10 +72,19 @@ async def _serve(
         serving = asyncio.create_task(server.serve(sockets=[listener.socket]))
         async with running(opened, watch, timedelta(days=records.retention_days), records.purge_at):
             _tell(config, listener, say)
-            await _unless(stop, asyncio.wait((serving,)))
-            say("Stopping: answers that are being written are finished first.")
+            await _unless(stop, _ended(serving, opened.engine_ended))
+            code = None if stop.is_set() else opened.engine_ended()
+            why = "Stopping" if code is None else f"The engine ended by itself (exit code {code})"
+            say(f"{why}: answers that are being written are finished first.")
         server.should_exit = True
         await serving
+        return code is None
+
+
+async def _ended(serving: "asyncio.Task[None]", engine_ended: Callable[[], int | None]) -> None:
+    """Once there is no server any more, or no engine."""
+    while not serving.done() and engine_ended() is None:
+        await asyncio.sleep(_LOOK_S)
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, _T]) -> _T | None:

@@ -55,10 +55,11 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A service that can answer, and what works in its background."""
+    """A service that can answer, and what works in its background. ``engine_ended``: see ``engines.Started``."""
 
     service: Service
     mirror: Mirror
+    engine_ended: Callable[[], int | None]
 
 
 @asynccontextmanager
@@ -81,7 +82,8 @@ async def opened_service(
         stack.callback(records.close)
         sessions, cache = await shared_stores(config, key, stack)
         base = BaseFolder(model_folder(config.model), base_digest)
-        engine = await stack.enter_async_context(opened_engine(config, _base(home, base, folder), say))
+        started = await stack.enter_async_context(opened_engine(config, _base(home, base, folder), say))
+        engine = started.engine
         releases = _desk(engine, ReleaseSource(ReleaseHome(home), base), folder, config.rollout, probes, evidence)
         stack.push_async_callback(releases.close)
         mirror = Mirror(engine, releases, probes)
@@ -128,7 +130,7 @@ async def opened_service(
         )
         stack.callback(service.tokens.close)
         stack.callback(service.store.close)
-        yield Opened(service, mirror)
+        yield Opened(service, mirror, started.ended)
 
 
 def access_of(config: ServeConfig, folder: Path) -> tuple[TokenVerifier, Development | None]:
