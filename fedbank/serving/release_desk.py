@@ -20,6 +20,7 @@ from fedbank.serving.rollout_file import MAX_EVENTS, Event, Kept, read_rollout, 
 
 _VERIFIED_FOR = timedelta(hours=1)
 _LONGEST_SAID = 500
+_NEVER = object()
 ITSELF = "service"
 """The actor of what nobody commanded."""
 Note = Callable[[str, str, str, str], None]
@@ -79,9 +80,9 @@ class ReleaseDesk:
         self._kept = read_rollout(path)
         self._loaded: dict[str, Offered] = {}
         self._doubted: set[str] = set()
-        self._verified: Hashable = None
+        self._verified: Hashable = _NEVER
         self._verified_at: datetime | None = None
-        self._taken_up: Hashable = None
+        self._taken_up: Hashable = _NEVER
         self._not_taken = ""
         self._written: Kept = self._kept
         self._notes = deque[tuple[str, str, str, str]]()
@@ -192,7 +193,7 @@ class ReleaseDesk:
         """Everything that is served is valid and loaded, and what was adopted is on its way."""
         mark = await asyncio.to_thread(self._source.mark)
         if self._verified_at is None or now - self._verified_at > _VERIFIED_FOR:
-            self._verified = self._taken_up = None
+            self._verified = self._taken_up = _NEVER
         if mark != self._verified:
             await self._verify_served(now)
             self._verified, self._verified_at = mark, now
@@ -283,7 +284,7 @@ class ReleaseDesk:
             self._set(replace(rollout, previous=None))
         else:
             self._set(Rollout(stable=rollout.previous))
-        self._taken_up = None
+        self._taken_up = _NEVER
         self._tell("release-refused", release, why, ITSELF, now)
         self._sweep()
 
