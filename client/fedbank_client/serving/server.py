@@ -14,11 +14,36 @@ from fedbank_client.serving.limits import HttpLimits
 from fedbank_client.serving.problems import MALFORMED, MEDIA_TYPE, Problem
 
 _BACKLOG = 1024
+_PACE_S = 0.01
+"""Between two requests of a connection that did not wait for the answer; no client needs that."""
 _BROKEN = Problem(MALFORMED, "Expected a request of HTTP/1.1 with short headers, got something else.", {}, {})
 
 
 class _ServiceProtocol(PromptProtocol):
-    """What is no HTTP gets a problem document too."""
+    """What is no HTTP gets a problem document too, and whoever sends requests in stock waits between their answers."""
+
+    _is_pacing = _is_between = False
+
+    def on_response_complete(self) -> None:
+        """See uvicorn's."""
+        self._is_between = True
+        super().on_response_complete()
+        self._is_between = False
+
+    def handle_events(self) -> None:
+        """See uvicorn's: one connection's stock of requests would be answered before everybody else's."""
+        if self._is_between and self.conn.trailing_data[0]:
+            self._is_pacing = True
+            self.flow.pause_reading()
+            self.loop.call_later(_PACE_S, self._go_on)
+        elif not self._is_pacing:
+            super().handle_events()
+
+    def _go_on(self) -> None:
+        self._is_pacing = False
+        self.flow.resume_reading()
+        if not self.transport.is_closing():
+            self.handle_events()
 
     def send_400_response(self, msg: str) -> None:
         """Answer and hang up; ``msg`` is uvicorn's."""
