@@ -16,14 +16,16 @@ from serving_world import (
     POLICY,
     QUESTION,
     ROLES,
+    Braked,
     Setting,
     World,
     a_service,
     hmac_with_public_key,
     token,
+    until,
 )
 
-from fedbank.serving.access import RIGHTS, Right, Role
+from fedbank.serving.access import RIGHTS, Role
 from fedbank.serving.jwks import KeySetError, KeySource
 from fedbank.serving.tokens import TokenVerifier
 from fedbank_client.serving.guard import BankRoute, needs, open_to_all
@@ -213,14 +215,24 @@ def test_each_principal_has_a_rate_of_its_own_and_is_told_when_to_come_back(tmp_
     asyncio.run(run())
 
 
-def test_a_bucket_fills_again_and_there_is_a_bound_on_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    rates = Rates(2.0, 3, lambda: now[0])
-    assert [rates.wait_s("a") for _ in range(4)] == [0, 0, 0, 0.5]
-    now[0] = 0.5
-    assert [rates.wait_s("a"), rates.wait_s("a")] == [0, 0.5]
-    monkeypatch.setattr("fedbank_client.serving.limits._MOST_PRINCIPALS", 2)
-    for name in "bcd":
-        assert rates.wait_s(name) == 0
-    assert len(rates._buckets) == 2
-    assert Right.ASK not in RIGHTS[Role.AGENT]
+def test_one_principal_has_a_bound_on_questions_that_are_being_answered(tmp_path: Path) -> None:
+    async def run() -> None:
+        braked = Braked(free=0)
+        setting = Setting(engine=braked, rates=Rates(1000, 1000, most_open=2))
+        async with (
+            a_service(tmp_path, setting) as world,
+            world.client() as client,
+            world.client(subject="C-2") as other,
+        ):
+            asking = [asyncio.create_task(client.post("/v1/query", json={"question": "loan"})) for _ in range(2)]
+            await until(lambda: braked.inside == 2)
+            refused = await client.post("/v1/query", json={"question": "loan"})
+            assert (refused.status_code, "retry-after" in refused.headers) == (429, True)
+            assert (await client.post("/v1/feedback", json={"request_id": "r", "helpful": True})).status_code == 404
+            asking.append(asyncio.create_task(other.post("/v1/query", json={"question": "loan"})))
+            await until(lambda: braked.inside == 3)
+            braked.go.set()
+            assert [answer.status_code for answer in await asyncio.gather(*asking)] == [200, 200, 200]
+            assert (await client.post("/v1/query", json={"question": "loan"})).status_code == 200
+
+    asyncio.run(run())

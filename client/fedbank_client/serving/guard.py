@@ -157,12 +157,12 @@ async def admit(service: Service, rights: frozenset[Right], request: Request) ->
     return Caller(service, principal, name)
 
 
-def _caller(request: Request) -> Caller:
+async def _caller(request: Request) -> Caller:  # async: others are given a thread each time
     caller: Caller = request.state.caller
     return caller
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 

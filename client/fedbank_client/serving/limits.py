@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
+from fedbank.rates import Rate
 from fedbank.serving.database import RecordsError
 from fedbank.serving.strict_json import strict_object
 from fedbank_client.serving.problems import MALFORMED, MEDIA, SLOW_BODY, TOO_LARGE, RefusedError
@@ -18,7 +19,6 @@ from fedbank_client.serving.problems import MALFORMED, MEDIA, SLOW_BODY, TOO_LAR
 P = ParamSpec("P")
 T = TypeVar("T")
 _KIB = 1024
-_MOST_PRINCIPALS = 50_000
 _RETRY_S = 2.0
 
 
@@ -42,29 +42,16 @@ class HttpLimits:
     connections: int = 2048
 
 
-class Rates:
-    """A token bucket for every principal: ``burst`` requests at once, ``per_s`` for ever; the bucket idle longest makes
-    room when there are too many. ``most_open``: questions of one principal that are being answered: a few long ones
-    would take every slot of the engine."""
+class Rates(Rate):
+    """How often each principal may ask, and ``most_open``: how many of its questions are being answered at a time. A
+    few long ones would take every slot of the engine."""
 
     def __init__(
         self, per_s: float, burst: int, clock: Callable[[], float] = time.monotonic, *, most_open: int = 1 << 30
     ) -> None:
-        self._per_s, self._burst, self._clock, self._most_open = per_s, float(burst), clock, most_open
+        super().__init__(per_s, burst, clock)
+        self._most_open = most_open
         self._open: Counter[str] = Counter()
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def wait_s(self, principal: str) -> float:
-        """0 and one more request counted, or the seconds until there is room for it."""
-        now = self._clock()
-        left, at = self._buckets.get(principal, (self._burst, now))
-        left = min(self._burst, left + (now - at) * self._per_s)
-        allowed = left >= 1
-        self._buckets[principal] = (left - 1 if allowed else left, now)
-        self._buckets.move_to_end(principal)
-        if len(self._buckets) > _MOST_PRINCIPALS:
-            self._buckets.popitem(last=False)
-        return 0.0 if allowed else (1 - left) / self._per_s
 
     def begin(self, principal: str) -> Callable[[], None] | None:
         """One more open question, and what ends it; ``None``: there are too many."""
