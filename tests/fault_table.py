@@ -39,6 +39,7 @@ FAULTS = {
     31: "malformed safetensors: headers, offsets, shapes, values",
     32: "a release that is worse on the bank's own customers, or crashes whoever loads it, stays out",
     33: "promoted and rolled back under load: over within 5 s, no request lost, no answer mixed",
+    35: "hostile clients of the service: everybody else is answered as before",
     37: "privacy budget exhausted in mid-campaign",
     38: "key file open to others, token visible among processes",
 }

@@ -1,5 +1,6 @@
 """The service's routes as one ASGI application."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -80,11 +81,14 @@ def make_app(service: Service) -> FastAPI:
 
 
 def _description(app: FastAPI) -> Any:
-    """The endpoint of the OpenAPI description, made once."""
+    """The endpoint of the OpenAPI description, written once: anybody may ask for it, and it is long."""
+    written: list[bytes] = []
 
     @open_to_all
-    async def openapi() -> JSONResponse:
-        return JSONResponse(describe(app))
+    async def openapi() -> Response:
+        if not written:
+            written.append(json.dumps(describe(app), ensure_ascii=False).encode())
+        return Response(written[0], media_type="application/json")
 
     return openapi
 
