@@ -35,8 +35,8 @@ Step = Piece | Exception | asyncio.Event
 WORDS = 6
 
 
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 20))  # type: ignore[arg-type]
+def run(test: Callable[[], Awaitable[None]], seconds: float = 20) -> None:
+    asyncio.run(asyncio.wait_for(test(), seconds))  # type: ignore[arg-type]
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -496,7 +496,7 @@ def test_the_real_engine_answers_and_is_free_again_after_a_customer_left(tmp_pat
             again = await here.answering.answer(asker(), asked)
             assert again.release == "spring" and again.text == first.text
 
-    run(test)
+    run(test, 120)
 
 
 def test_no_repr_of_a_question_or_an_event_shows_what_was_said() -> None:
