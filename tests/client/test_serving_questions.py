@@ -154,6 +154,7 @@ def test_a_full_queue_is_503_with_a_time_and_whoever_is_in_it_is_answered(tmp_pa
     asyncio.run(run())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_answer_that_takes_too_long_is_ended_and_its_slot_is_free(stream: bool, tmp_path: Path) -> None:
     async def run() -> None:
@@ -196,6 +197,23 @@ def test_whoever_leaves_frees_the_slot_and_what_was_shown_is_kept(stream: bool, 
             braked.go.set()
             good = {"Authorization": f"Bearer {token(roles=['customer-channel'], sub='C-2')}"}
             assert (await _post(f"http://127.0.0.1:{port}{Q}", good)).status_code == 200
+
+    asyncio.run(run())
+
+
+def test_a_service_that_is_full_says_so_and_is_alive(tmp_path: Path) -> None:
+    async def run() -> None:
+        braked = Braked(free=0)
+        setting = Setting(engine=braked, limits=HttpLimits(at_once=1))
+        async with a_service(tmp_path, setting) as world, world.client() as client:
+            asking = asyncio.create_task(client.post(Q, json={"question": QUESTION}))
+            await until(lambda: braked.inside == 1)
+            full = await client.get("/v1/models")
+            assert (full.status_code, full.json()["type"]) == (503, "urn:fedbank:problem:overloaded")
+            assert (await client.get("/health")).status_code == 200
+            braked.go.set()
+            assert (await asking).status_code == 200
+            assert (await client.get("/v1/models")).status_code == 200
 
     asyncio.run(run())
 

@@ -30,6 +30,8 @@ AT_END = "fedbank_at_end"
 """What is called when the request is over, its stream included: ``request.state``."""
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _VERSIONS = frozenset({"1.0", "1.1"})
+_ALIVE = "/health"
+"""Answered however much there is to do: whoever asks it would start a service again that is only busy."""
 _GRACE_S = 5.0
 """After the deadline of an answer, which a stream tells itself."""
 CSP = (
@@ -102,7 +104,7 @@ class Edge:
     async def _bounded(self, exchange: _Exchange, receive: Receive, send: Send) -> None:
         self._running += 1
         try:
-            if self._running > self._limits.at_once:
+            if self._running > self._limits.at_once and exchange.scope["path"] != _ALIVE:
                 raise RefusedError(OVERLOADED, retry_after_s=1.0)
             check_framing(exchange.scope, self._limits.header_bytes)
             async with asyncio.timeout(self._limits.request_s + _GRACE_S):
