@@ -6,7 +6,7 @@ end early; ``ratio_batched_8_short`` with the tiny model's likeliest answers, ni
 time is prefill. ``merged``: a step of a batch with a release merged in against the base model's, alone and 8 at once,
 step by step, sides swapped each time; the lower quartile of each, since what else the machine does only adds time.
 ``--model DIR`` measures a real model instead, with ``--release DIR``, a release for it, and against the real vLLM with
-``--vllm COMMAND``: see ``serving_real``; four minutes.
+``--vllm COMMAND``: see ``serving_real``; and with ``--answers`` ``serving_answers``; four minutes each.
 ``python -m simulations.benchmarks.serving [--turns 7] [--json]``; a minute. Exit code 1 if a target is missed.
 """
 
@@ -156,7 +156,8 @@ def main() -> int:
             missed.extend([line["case"]] if not line.get("ok", True) else [])
             yield line
 
-    write_lines("serving", watched(), as_json=chosen.json, report="serving_real" if real else None)
+    report = None if real is None else "serving_answers" if real.answers else "serving_real"
+    write_lines("serving", watched(), as_json=chosen.json, report=report)
     if missed:
         sys.stderr.write(f"Missed: {', '.join(missed)}\n")
     return 1 if missed else 0

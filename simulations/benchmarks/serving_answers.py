@@ -1,9 +1,10 @@
 """Whether engines give the same greedy answers, and how much it says if they do not.
 
-All questions at once. Every engine against float32 in this process, and vLLM against its own precision in this process
-too. Where two answers part, ``partings`` has the first token that differs (from 0) and its ``margin``: by how much the
-float32 model's logits prefer the one token to the other, after the words that both have in common. A margin that is
-small against ``typical_margin``, the median distance of the two likeliest tokens, is a matter of rounding.
+All questions at once. Every engine against the first in this process, float32 if that is there, and vLLM against its
+own precision in this process. Where two answers part, ``partings`` has the first token that differs (from 0) and its
+``margin``: by how much the float32 model's logits prefer the one token to the other, after the words that both have in
+common. A margin that is small against ``typical_margin``, the median distance of the two likeliest tokens, is a matter
+of rounding.
 """
 
 import asyncio
@@ -39,15 +40,16 @@ class Opened(Protocol):
 async def agreements(
     engines: Mapping[str, Opened], exact: LocalModel, adapter: Path | None, questions: Sequence[str], most: int
 ) -> AsyncGenerator[Line]:
-    """A line for each two that are compared; ``engines`` has one named ``fp32``, which is ``exact``."""
+    """A line for each two that are compared; ``exact``: the float32 model."""
     for release in (None, "release") if adapter else (None,):
         judge = _Judge(exact, adapter if release else None, questions)
         answers: dict[str, list[str]] = {}
         for name, one in engines.items():
             asked = [Generation("r", (Turn("user", text),), most, release) for text in questions]
             answers[name] = list(await asyncio.gather(*(_answer(one.engine, each) for each in asked)))
-        pairs = [(name, "fp32") for name in engines if name != "fp32"]
-        if "vllm" in engines and (same := engines["vllm"].precision) in engines and same != "fp32":
+        against = "fp32" if "fp32" in engines else next(iter(engines))
+        pairs = [(name, against) for name in engines if name != against]
+        if "vllm" in engines and (same := engines["vllm"].precision) in engines and same != against:
             pairs.append(("vllm", same))
         for one_name, other in pairs:
             about = {"engine": one_name, "precision": engines[one_name].precision, "against": f"in process, {other}"}

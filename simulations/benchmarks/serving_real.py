@@ -50,7 +50,7 @@ _Case = tuple[str, str | None]
 @dataclass(frozen=True, slots=True)
 class Real:
     """A base ``model`` and ``adapter``, a release for it. ``vllm``: the command, ``library``: what is preloaded,
-    ``options``: more words of it.
+    ``options``: more words of it. ``answers``: compare what is said, with fp32 too, not how fast.
     """
 
     model: Path
@@ -60,6 +60,7 @@ class Real:
     vllm_precision: Precision = "bf16"
     library: str | None = None
     options: tuple[str, ...] = ()
+    answers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +87,8 @@ class Opened:
 
 def measure(real: Real, precisions: Sequence[Precision]) -> Iterator[Line]:
     """The lines; without a vLLM those that need none."""
-    digest = base_digest(real.model)
-    spec = ModelSpec("path", path=str(real.model), device="cpu")
-    models = {precision: LocalModel.load(spec, digest, precision) for precision in ("fp32", *precisions)}
+    wanted: list[Precision] = ["fp32", *precisions] if real.answers else [*precisions]
+    models = {precision: _load(real, precision) for precision in wanted}
     with asyncio.Runner() as runner:  # one loop for all of them, lines as they come
         lines = _lines(real, models)
         try:
@@ -96,6 +96,11 @@ def measure(real: Real, precisions: Sequence[Precision]) -> Iterator[Line]:
                 yield line
         finally:
             runner.run(lines.aclose())
+
+
+def _load(real: Real, precision: Precision) -> LocalModel:
+    spec = ModelSpec("path", path=str(real.model), device="cpu")
+    return LocalModel.load(spec, base_digest(real.model), precision)
 
 
 async def _next(lines: AsyncGenerator[Line]) -> Line | None:
@@ -112,11 +117,13 @@ async def _lines(real: Real, models: Mapping[Precision, LocalModel]) -> AsyncGen
         if real.adapter is not None:
             for one in engines.values():
                 await one.engine.load(RELEASE, real.adapter)
-        for line in await _speeds(real, engines):
-            yield line
-        for name, one in engines.items():
-            yield await _eight(name, one)
-        async for line in agreements(engines, models["fp32"], real.adapter, QUESTIONS, NEW_TOKENS):
+        if not real.answers:
+            for line in await _speeds(real, engines):
+                yield line
+            for name, one in engines.items():
+                yield await _eight(name, one)
+        exact = models.get("fp32") or _load(real, "fp32")
+        async for line in agreements(engines, exact, real.adapter, QUESTIONS, NEW_TOKENS):
             yield line
     finally:
         for one in engines.values():
@@ -146,7 +153,7 @@ def _settings(real: Real, log: Path) -> Vllm:
 async def _speeds(real: Real, engines: Mapping[str, Opened]) -> list[Line]:
     """Every engine asked the same question in turn, the base model and the release, the order turned round."""
     releases = [None, RELEASE] if real.adapter else [None]
-    cases = [(name, release) for name in engines if name != "fp32" for release in releases]
+    cases = [(name, release) for name in engines for release in releases]
     found: _Found = {case: [] for case in cases}
     bandwidths = []
     for name, release in cases:
@@ -225,6 +232,7 @@ def bandwidth() -> float:
 def real_arguments(parser: argparse.ArgumentParser) -> None:
     """What ``Real`` needs."""
     parser.add_argument("--model", type=Path, help="folder of a real base model")
+    parser.add_argument("--answers", action="store_true", help="compare the greedy answers instead of the speed")
     parser.add_argument("--release", type=Path, help="folder of a release for it")
     parser.add_argument("--precisions", nargs="*", choices=PRECISIONS[1:], default=["bf16", "int8", "int4"])
     parser.add_argument("--vllm", help="the command of a real vLLM for this processor")
@@ -247,4 +255,5 @@ def real_of(chosen: argparse.Namespace) -> Real | None:
         chosen.vllm_precision,
         chosen.vllm_preload,
         tuple(chosen.vllm_options.split()),
+        chosen.answers,
     )

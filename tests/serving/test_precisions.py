@@ -22,7 +22,7 @@ from fedbank.errors import ModelError
 from fedbank.model.folder import base_digest, tiny_folder
 from fedbank.model.loading import ModelSpec
 from fedbank.serving.engine import Turn
-from fedbank.serving.kernels import HalfLinear, Int4Linear, Int8Linear, Linear, PackedLinear, has_kernel
+from fedbank.serving.kernels import HalfLinear, Int4Linear, Int8Linear, Linear, PackedLinear, has_kernel, layer_of
 from fedbank.serving.merged import merge, read_adapter
 from fedbank.serving.plan import PRECISIONS, Precision, Shape
 from fedbank.serving.text import encode
@@ -106,9 +106,10 @@ def test_weights_that_are_all_alike_or_all_zero_are_kept() -> None:
 
 
 def test_int4_keeps_the_output_layer_and_odd_shapes_in_int8() -> None:
-    model = tiny("int4").model
-    assert isinstance(model.lm_head, Int8Linear)
-    assert isinstance(model.model.layers[0].mlp.up_proj, Int4Linear)
+    assert isinstance(tiny("int4").model.lm_head, Int8Linear)
+    assert isinstance(tiny("int4").model.model.layers[0].mlp.up_proj, Int4Linear)
+    assert isinstance(layer_of(drawn(16, 32), None, "int4", output=True), Int8Linear)
+    assert isinstance(layer_of(drawn(16, 32), None, "int4"), Int4Linear)
     assert not Int4Linear.takes(torch.empty(17, 32)) and not Int4Linear.takes(torch.empty(16, 33))
 
 
