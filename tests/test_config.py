@@ -128,7 +128,7 @@ def test_settings_of_the_service_that_cannot_be_are_told(override: str, said: st
         load_serve([override])
 
 
-@pytest.mark.parametrize("name", ["redis", "records.database", "records.key", "engine.key", "tls.key"])
+@pytest.mark.parametrize("name", ["redis.url", "redis.key", "records.database", "records.key", "engine.key", "tls.key"])
 def test_an_address_where_a_secret_file_belongs_is_refused_and_not_repeated(name: str) -> None:
     with pytest.raises(ConfigError, match="to be a file, got an address") as refused:
         load_serve([f"{name}=redis://:a-password@host/0"])

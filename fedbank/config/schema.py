@@ -226,6 +226,16 @@ class AccessConfig:
 
 
 @dataclass
+class RedisConfig:
+    """The ``redis`` section of conf/serve.yaml"""
+
+    url: str | None = None
+    authority: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+
+
+@dataclass
 class TlsConfig:
     """The ``tls`` section of conf/serve.yaml"""
 
@@ -302,7 +312,7 @@ class ServeConfig:
     port: int = 8100
     threads: int | None = None
     instruction: str | None = None
-    redis: str | None = None
+    redis: RedisConfig = field(default_factory=RedisConfig)
     tls: TlsConfig = field(default_factory=TlsConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     sessions: SessionsConfig = field(default_factory=SessionsConfig)

@@ -18,13 +18,16 @@ PATHS = (
     "tls.key",
     "tls.client_ca",
     "instruction",
-    "redis",
+    "redis.url",
+    "redis.authority",
+    "redis.certificate",
+    "redis.key",
     "records.database",
     "records.key",
     "rollout.probes",
 )
 """Settings that are taken as they stand: paths and addresses."""
-_SECRET = ("redis", "records.database", "records.key", "engine.key", "tls.key")
+_SECRET = ("redis.url", "redis.key", "records.database", "records.key", "engine.key", "tls.key")
 _PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")
 _ENGINES = ("transformers", "openai", "vllm")
 

@@ -72,5 +72,7 @@ def stamp(now: datetime) -> str:
 
 def one_line(text: str) -> str:
     """``text`` as a result: unprintable characters become question marks, a long text ends in "…", none is "-"."""
-    plain = "".join(char if char.isprintable() else "?" for char in text[: MAX_RESULT + 1]) or "-"
+    plain = text[: MAX_RESULT + 1] or "-"
+    if not plain.isprintable():
+        plain = "".join(char if char.isprintable() else "?" for char in plain)
     return plain if len(plain) <= MAX_RESULT else plain[: MAX_RESULT - 1] + "…"

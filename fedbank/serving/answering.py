@@ -5,7 +5,7 @@ off (the customer left, the engine failed) is in both as far as it was shown.
 """
 
 import asyncio
-import contextlib
+import logging
 import math
 import secrets
 import time
@@ -27,6 +27,7 @@ from fedbank.serving.mirroring import Mirror, Original, Pace
 from fedbank.serving.monitor import Monitor, Outcome
 from fedbank.serving.pipeline import Language, Notice, Outgoing, Passage, Pipeline, Settled, WithheldError, language_of
 from fedbank.serving.questions import Answered, AnswerLimits, Asker, Delta, Question, QuestionError, Started
+from fedbank.serving.redis_link import SharedStoreError
 from fedbank.serving.release_desk import Offered, ReleaseDesk
 from fedbank.serving.sessions import Said, Sessions, UnknownSessionError
 from fedbank.serving.shared_answers import SharedAnswers
@@ -44,6 +45,7 @@ __all__ = [
     "Started",
 ]
 
+_LOG = logging.getLogger(__name__)
 CUT = Notice(
     "answer-cut",
     "回答已达到长度上限，可能不完整。",
@@ -162,15 +164,23 @@ class Answering:
                     return event
         raise AssertionError("an answer ends with Answered or an error")
 
-    async def forget(self, owner: str) -> None:
-        """Before a customer (by pseudonym) is erased: what is being answered to them is not kept behind the erasure.
+    async def forget(self, owner: str) -> int:
+        """Before a customer (by pseudonym) is erased: their sessions end, and no answer of theirs is told to others.
 
-        Returns once nothing of theirs is being written; their answers go on.
+        What is being answered to them goes on, and is not kept behind the erasure. Returns how many sessions there
+        were, once nothing of theirs is being written.
+
+        Raises:
+            SharedStoreError: it cannot be said that they are gone. Do it again.
         """
         theirs = [answer for answer in self._running if answer.owner == owner]
         for answer in theirs:
             answer.erased = True
+        sessions = await self._desks.sessions.forget(owner)
+        if self._desks.shared is not None:
+            await self._desks.shared.forget(owner, self._clock())
         await self._kept(theirs)
+        return sessions
 
     async def close(self) -> None:
         """Return once everything that was shown is kept."""
@@ -310,8 +320,7 @@ class Answering:
             await self._keeper.keep(self._ended(answer, text, outcome))
             if text and answer.session_id is not None and not answer.erased:
                 said = Said(answer.question.text, text, _tokens(answer, text))
-                with contextlib.suppress(UnknownSessionError):  # it ended meanwhile: the answer counts all the same
-                    await self._desks.sessions.add(answer.session_id, answer.owner, said, at)
+                await self._remember(answer, said, at)
         except Exception:
             outcome = "failed"
             raise
@@ -324,6 +333,15 @@ class Answering:
                 read=answer.prompt_tokens,
                 written=answer.pace.tokens,
             )
+
+    async def _remember(self, answer: _Answer, said: Said, at: datetime) -> None:
+        """In its session, if that can be; the answer is kept, and counts all the same."""
+        try:
+            await self._desks.sessions.add(answer.session_id or "", answer.owner, said, at)
+        except UnknownSessionError:
+            pass  # it ended meanwhile
+        except SharedStoreError as error:
+            _LOG.warning("A session goes on without its last answer. %s", error)
 
     def _ended(self, answer: _Answer, text: str, outcome: Outcome) -> Ended:
         release, exchange = answer.release, None

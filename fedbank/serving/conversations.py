@@ -12,6 +12,8 @@ from fedbank.serving.database import RecordsError
 from fedbank.serving.records import Records, Transaction
 from fedbank.serving.tables import ANSWERS
 
+_INSERT = insert(ANSWERS)
+
 
 class UnknownRequestError(FedBankError):
     """No answer of that request id for that customer; the two cases are not told apart."""
@@ -53,7 +55,7 @@ class Conversations:
         with self._records.writing() as store:
             rows = [self._row(store, exchange) for exchange in exchanges]
             try:
-                store.connection.execute(insert(ANSWERS), rows)
+                store.connection.execute(_INSERT, rows)
             except IntegrityError:
                 names = ", ".join(exchange.request_id for exchange in exchanges)
                 raise RowError(

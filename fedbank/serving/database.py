@@ -63,14 +63,14 @@ class Database:
             ) from None
         if self._is_sqlite:
             _prepare_sqlite(self._engine, patience_s)
+        self._writer = self._engine.execution_options(fedbank_begin="BEGIN IMMEDIATE")
         with self.writing() as connection:
             self._check_format(connection)
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction that nobody else writes during; it is on disk when the block ends, or none of it is."""
-        writer = self._engine.execution_options(fedbank_begin="BEGIN IMMEDIATE")
-        with self._in_words(), writer.begin() as connection:
+        with self._in_words(), self._writer.begin() as connection:
             if not self._is_sqlite:
                 connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(1000 * self._patience_s)}")
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK})")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, bindparam, delete, insert, select
 
 from fedbank.serving.database import Database, RecordsError
 from fedbank.serving.tables import CUSTOMERS, METADATA, STORE
@@ -19,6 +19,8 @@ Text = dict[str, str]
 _HOLDS = [table for table in METADATA.sorted_tables if "customer" in table.c and table is not CUSTOMERS]
 """Where a customer has rows."""
 _AGES = [table for table in METADATA.sorted_tables if "at" in table.c]
+_KEY_OF = select(CUSTOMERS.c.wrapped_key).where(CUSTOMERS.c.customer == bindparam("customer"))
+"""Made once: it is asked with every answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,7 @@ class Transaction:
 
     def _key_of(self, customer: str) -> bytes | None:
         if customer not in self._keys:
-            row = self.connection.execute(select(CUSTOMERS.c.wrapped_key).where(CUSTOMERS.c.customer == customer))
-            wrapped = row.scalar_one_or_none()
+            wrapped = self.connection.execute(_KEY_OF, {"customer": customer}).scalar_one_or_none()
             self._keys[customer] = None if wrapped is None else self._key.unwrap(customer, wrapped)
         return self._keys[customer]
 

@@ -38,7 +38,6 @@ def behind_http(world: World, folder: Path) -> Service:
         engine=world.desks.engine,
         audit=world.desks.audit,
         evidence=world.evidence,
-        sessions=world.desks.sessions,
         rates=Rates(1e6, 1_000_000),
     )
 

@@ -20,6 +20,7 @@ from typing import Any
 WORD = "kanarie"
 """Begins every word of theirs: none may be found in a log or a metric."""
 PIPELINED, IDLE, UNKNOWN = 10_000, 1000, 1000
+PAUSE_S = 0.005
 _MIB = 1 << 20
 Attack = Callable[["Hostile"], None]
 
@@ -46,7 +47,7 @@ class Hostile:
 
     def send(self, content: bytes, count: int = 1) -> None:
         """Send it and read ``count`` answers; not more often than 200 times a second: the machine is the service's."""
-        time.sleep(0.005)
+        time.sleep(PAUSE_S)
         with contextlib.closing(self.connect()) as connection:
             with contextlib.suppress(OSError):  # an answer may be there, and the listener gone, before all is sent
                 connection.sendall(content)

@@ -158,14 +158,14 @@ class World:
             lambda action, release, result, actor: self.evidence.append(action, release, result, actor) and None,
         )
         self.mirror = Mirror(self.engine, self.desk)
-        audit, monitor, sessions = AnswerAudit(self.evidence), Monitor(), MemorySessions()
+        audit, monitor = AnswerAudit(self.evidence), Monitor()
         conversations = Conversations(self.records)
         desks = Desks(
             engine=self.engine,
             pipeline=Pipeline((PersonalData(), AiNotice())),
             releases=self.desk,
             mirror=self.mirror,
-            sessions=sessions,
+            sessions=MemorySessions(),
             conversations=conversations,
             audit=audit,
             monitor=monitor,
@@ -187,7 +187,6 @@ class World:
             engine=self.engine,
             audit=audit,
             evidence=self.evidence,
-            sessions=sessions,
             rates=setting.rates,
             development=Development(issuer, AUDIENCE) if issuer else None,
             limits=setting.limits,

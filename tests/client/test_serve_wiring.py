@@ -198,7 +198,7 @@ def test_the_development_issuer_is_for_this_machine_only(home: Home) -> None:
         (["access=provider", "access.issuer=https://login", "access.jwks=missing.json"], "key set"),
         (["rollout.probes=missing.jsonl"], "Expected probe questions"),
         (["instruction=missing.txt"], "the instruction to the model"),
-        (["redis=missing"], "Expected a secret file"),
+        (["redis.url=missing"], "Expected a secret file"),
         (["model=path", "model.path=missing"], "missing"),
         (["model.device=cuda"], "Expected a CUDA device"),
         (["engine.memory_share=0.0001"], "Choose a smaller model"),

@@ -98,11 +98,11 @@ async def main(folder: Path) -> None:
     records = Records(Database(folder / "records.sqlite"), key)
     evidence = EvidenceLog(folder / "evidence", "test.example/bank-a", SigningKey.derived("test", "evidence"))
     desk = ReleaseDesk(model, Adopted(folder), folder / "rollout.json", SETTINGS, lambda *_: None)
-    sessions, conversations = MemorySessions(), Conversations(records)
+    conversations = Conversations(records)
     audit, monitor, worker = AnswerAudit(evidence), Monitor(), ThreadPoolExecutor(1)
     pipeline = Pipeline((PersonalData(), AiNotice()))
     mirror = Mirror(model, desk)
-    desks = Desks(model, pipeline, desk, mirror, sessions, conversations, audit, monitor, worker, "Bank A")
+    desks = Desks(model, pipeline, desk, mirror, MemorySessions(), conversations, audit, monitor, worker, "Bank A")
     issuer = DevelopmentIssuer(folder, HOST)
     service = Service(
         answering=Answering(desks, AnswerLimits(), records.customer),
@@ -117,7 +117,6 @@ async def main(folder: Path) -> None:
         engine=model,
         audit=audit,
         evidence=evidence,
-        sessions=sessions,
         rates=Rates(100.0, 100),
         development=Development(issuer, AUDIENCE),
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from bank_records import open_records
+from bank_records import KEY, open_records
 
 from fedbank.errors import FedBankError
 from fedbank.evidence.entry import Entry
@@ -18,6 +18,7 @@ from fedbank.evidence.log import EvidenceLog
 from fedbank.sealing.keys import SigningKey
 from fedbank.serving.answering import Answering, AnswerLimits, Asker, Desks
 from fedbank.serving.audit import AnswerAudit
+from fedbank.serving.cache import MemoryCache
 from fedbank.serving.conversations import Conversations, Exchange
 from fedbank.serving.engine import Engine, Generation, Health, Piece, RequestError
 from fedbank.serving.labelling import AiNotice
@@ -28,6 +29,7 @@ from fedbank.serving.pipeline import Pipeline, Stage
 from fedbank.serving.release_desk import Offered, ReleaseDesk, RolloutSettings
 from fedbank.serving.rollout import Gates
 from fedbank.serving.sessions import MemorySessions, SessionLimits
+from fedbank.serving.shared_answers import SharedAnswers
 
 NOW = datetime(2027, 3, 1, 9, tzinfo=UTC)
 CHANNEL = "c" * 32
@@ -189,6 +191,8 @@ async def world(
     patience_s: float = 10.0,
     first: str | None = "spring",
     adapters: dict[str, Path] | None = None,
+    sessions: MemorySessions | None = None,
+    cache: MemoryCache | None = None,
 ) -> AsyncIterator[World]:
     """The service with its store and its evidence in ``folder``, and ``first`` as its stable release."""
     records = open_records(folder, patience_s=patience_s)
@@ -196,7 +200,7 @@ async def world(
     settings = settings or RolloutSettings(gates=gates())
     desk = ReleaseDesk(engine, releases, folder / "rollout.json", settings, lambda *note: notes.append(note))
     mirror, monitor = Mirror(engine, desk, probes), Monitor()
-    sessions, conversations = MemorySessions(limits), Conversations(records)
+    sessions, conversations = sessions or MemorySessions(limits), Conversations(records)
     evidence = EvidenceLog(folder / "evidence.jsonl", "bank-a/serving", SigningKey.derived("tests"), sync=False)
     with ThreadPoolExecutor(2) as worker:
         pipeline = Pipeline((PersonalData(), AiNotice()) if stages is None else stages)
@@ -212,6 +216,7 @@ async def world(
             worker,
             "bank-a",
             system,
+            SharedAnswers(cache, KEY, pipeline.policies) if cache is not None else None,
         )
         answering = Answering(desks, AnswerLimits(), records.customer, lambda: NOW)
         here = World(

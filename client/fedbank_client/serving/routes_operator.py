@@ -81,10 +81,10 @@ async def erase(caller: CallerOf, body: EraseBody) -> Erased:
 
 
 async def _erase(caller: Caller, customer: str) -> Erased:
-    """Sessions first, so that no answer of one is added behind the rows; the evidence once nothing is left."""
+    """What could still be added behind the rows first; the evidence once nothing is left."""
     service = caller.service
     name = service.records.customer(customer)
-    sessions = await service.sessions.forget(name)
+    sessions = await service.answering.forget(name)
     removed = await service.store.run(service.records.erase, customer)
     await service.store.run(service.audit.erased, name, removed.rows, caller.name)
     return Erased(rows=removed.rows, keys=removed.keys, sessions=sessions)

@@ -15,7 +15,6 @@ from fedbank.serving.jobs import Jobs
 from fedbank.serving.monitor import Monitor
 from fedbank.serving.records import Records
 from fedbank.serving.release_desk import ReleaseDesk
-from fedbank.serving.sessions import Sessions
 from fedbank.serving.tokens import TokenVerifier
 from fedbank.serving.vault import RecordsKey
 from fedbank_client.serving.limits import HttpLimits, Rates, Threads
@@ -49,7 +48,6 @@ class Service:
     engine: Engine
     audit: AnswerAudit
     evidence: EvidenceLog
-    sessions: Sessions
     rates: Rates
     development: Development | None = None
     limits: HttpLimits = field(default_factory=HttpLimits)

@@ -2,6 +2,7 @@
 
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from pathlib import Path
 
 from fedbank.config import ServeConfig
 from fedbank.serving.cache import Cache, CacheLimits, MemoryCache
@@ -26,13 +27,20 @@ async def shared_stores(config: ServeConfig, key: RecordsKey, stack: AsyncExitSt
         about.max_sessions,
     )
     keeps = CacheLimits(caching.entries, keep=timedelta(minutes=caching.minutes))
-    url = read_secret(config.redis, REDIS_VARIABLE)
+    named = config.redis
+    url = read_secret(named.url, REDIS_VARIABLE)
     if url is None:
         return MemorySessions(limits), MemoryCache(keeps) if caching.enabled else None
     from fedbank.serving.redis_link import RedisAccess, RedisLink
     from fedbank.serving.redis_store import RedisCache, RedisSessions
 
-    link = RedisLink(RedisAccess(url))
+    link = RedisLink(
+        RedisAccess(url, authority=_path(named.authority), certificate=_path(named.certificate), key=_path(named.key))
+    )
     stack.push_async_callback(link.close)
     await link.check()
     return RedisSessions(link, key, limits), RedisCache(link, key, keeps) if caching.enabled else None
+
+
+def _path(name: str | None) -> Path | None:
+    return Path(name) if name else None

@@ -123,7 +123,6 @@ async def opened_service(
             engine=engine,
             audit=desks.audit,
             evidence=evidence,
-            sessions=sessions,
             rates=Rates(limits.per_minute / 60, limits.burst, most_open=_OPEN_QUESTIONS),
             development=development,
             limits=HttpLimits(request_s=limits.request_s, shutdown_s=stop_s),
