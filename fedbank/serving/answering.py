@@ -16,21 +16,21 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from fedbank.errors import FedBankError
-from fedbank.serving.audit import AnswerAudit
-from fedbank.serving.audit import Answered as Audited
-from fedbank.serving.cache import CachedAnswer
-from fedbank.serving.conversations import Conversations, Exchange
-from fedbank.serving.engine import BusyError, Engine, EngineError, Finish, Generation, RequestError, Turn
-from fedbank.serving.keeping import Ended, Keeper
+from fedbank.serving.engines.interface import BusyError, Engine, EngineError, Finish, Generation, RequestError, Turn
 from fedbank.serving.labelling import aigc
-from fedbank.serving.mirroring import Mirror, Original, Pace
 from fedbank.serving.monitor import Monitor, Outcome
 from fedbank.serving.pipeline import Language, Notice, Outgoing, Passage, Pipeline, Settled, WithheldError, language_of
 from fedbank.serving.questions import Answered, AnswerLimits, Asker, Delta, Question, QuestionError, Started
-from fedbank.serving.redis_link import SharedStoreError
-from fedbank.serving.release_desk import Offered, ReleaseDesk
-from fedbank.serving.sessions import Said, Sessions, UnknownSessionError
-from fedbank.serving.shared_answers import SharedAnswers
+from fedbank.serving.rollout.desk import Offered, ReleaseDesk
+from fedbank.serving.rollout.mirroring import Mirror, Original, Pace
+from fedbank.serving.sharing.cache import CachedAnswer
+from fedbank.serving.sharing.redis_link import SharedStoreError
+from fedbank.serving.sharing.sessions import Said, Sessions, UnknownSessionError
+from fedbank.serving.sharing.shared_answers import SharedAnswers
+from fedbank.serving.store.audit import AnswerAudit
+from fedbank.serving.store.audit import Answered as Audited
+from fedbank.serving.store.conversations import Conversations, Exchange
+from fedbank.serving.store.keeping import Ended, Keeper
 
 __all__ = [
     "CUT",

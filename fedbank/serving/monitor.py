@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from fedbank.serving.engine import Health
+from fedbank.serving.engines.interface import Health
 
 Outcome = Literal["answered", "cancelled", "refused", "failed"]
 MINUTES = 60

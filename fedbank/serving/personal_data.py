@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from fedbank.data.redact import PERSONAL, Kind, RefusedTextError, Restorer, Vault, mask, redact
 from fedbank.data.redaction.finding import find
 from fedbank.data.redaction.kinds import LABELS
-from fedbank.serving.engine import Turn
+from fedbank.serving.engines.interface import Turn
 from fedbank.serving.pipeline import Notice, Passage
 
 MASKED = Notice(

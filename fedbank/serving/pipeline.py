@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from fedbank.errors import FedBankError
-from fedbank.serving.engine import Turn
+from fedbank.serving.engines.interface import Turn
 
 Language = Literal["zh", "en"]
 _CHINESE = re.compile("[\u4e00-\u9fff]")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fedbank.errors import FedBankError
-from fedbank.serving.engine import INTERACTIVE, Finish, Turn
+from fedbank.serving.engines.interface import INTERACTIVE, Finish, Turn
 from fedbank.serving.pipeline import Notice
 
 

@@ -8,11 +8,11 @@ import asyncio
 import sys
 from pathlib import Path
 
-from fedbank.serving.development_issuer import DevelopmentIssuer
-from fedbank.serving.feedback import FeedbackDesk
-from fedbank.serving.jobs import Jobs
-from fedbank.serving.release_desk import Offered
-from fedbank.serving.tokens import TokenVerifier
+from fedbank.serving.access.development_issuer import DevelopmentIssuer
+from fedbank.serving.access.tokens import TokenVerifier
+from fedbank.serving.rollout.desk import Offered
+from fedbank.serving.store.feedback import FeedbackDesk
+from fedbank.serving.store.jobs import Jobs
 from fedbank_client.serving.app import make_app
 from fedbank_client.serving.limits import Rates
 from fedbank_client.serving.server import make_server

@@ -12,19 +12,19 @@ from fedbank.errors import FedBankError
 from fedbank.evidence.log import EVIDENCE, EvidenceLog
 from fedbank.sealing.keys import SigningKey
 from fedbank.serving.answering import Answering, AnswerLimits, Desks
-from fedbank.serving.audit import AnswerAudit
-from fedbank.serving.conversations import Conversations
-from fedbank.serving.database import Database
-from fedbank.serving.engine import Engine, Generation, Health, Piece
+from fedbank.serving.engines.interface import Engine, Generation, Health, Piece
 from fedbank.serving.labelling import AiNotice
-from fedbank.serving.mirroring import Mirror
 from fedbank.serving.monitor import Monitor
 from fedbank.serving.personal_data import PersonalData
 from fedbank.serving.pipeline import Pipeline, language_of
-from fedbank.serving.records import Records
-from fedbank.serving.release_desk import Offered, ReleaseDesk, RolloutSettings
-from fedbank.serving.sessions import MemorySessions
-from fedbank.serving.vault import RecordsKey
+from fedbank.serving.rollout.desk import Offered, ReleaseDesk, RolloutSettings
+from fedbank.serving.rollout.mirroring import Mirror
+from fedbank.serving.sharing.sessions import MemorySessions
+from fedbank.serving.store.audit import AnswerAudit
+from fedbank.serving.store.conversations import Conversations
+from fedbank.serving.store.database import Database
+from fedbank.serving.store.records import Records
+from fedbank.serving.store.vault import RecordsKey
 
 _LOOK_S = 5.0
 _SAID = {

@@ -24,12 +24,12 @@ from fedbank.adapter.lora import AdaptedModel, LoraSettings
 from fedbank.model.folder import base_digest, tiny_folder
 from fedbank.model.loading import ModelSpec, load_base_model
 from fedbank.model.quiet import quiet_libraries
-from fedbank.serving.batching import Limits
-from fedbank.serving.decoding import Batch, Start
-from fedbank.serving.engine import Generation, Turn
-from fedbank.serving.merged import merge
-from fedbank.serving.text import encode
-from fedbank.serving.transformers_engine import LocalModel, TransformersEngine
+from fedbank.serving.engines.batching import Limits
+from fedbank.serving.engines.decoding import Batch, Start
+from fedbank.serving.engines.interface import Generation, Turn
+from fedbank.serving.engines.merged import merge
+from fedbank.serving.engines.text import encode
+from fedbank.serving.engines.transformers_engine import LocalModel, TransformersEngine
 from simulations.benchmarks.reporting import argument_parser, write_lines
 from simulations.benchmarks.serving_real import measure as measure_real
 from simulations.benchmarks.serving_real import real_arguments, real_of

@@ -15,10 +15,10 @@ from typing import Any, Protocol
 
 import torch
 
-from fedbank.serving.engine import Engine, Generation, Turn
-from fedbank.serving.merged import merge, read_adapter
-from fedbank.serving.text import encode
-from fedbank.serving.transformers_engine import LocalModel
+from fedbank.serving.engines.interface import Engine, Generation, Turn
+from fedbank.serving.engines.merged import merge, read_adapter
+from fedbank.serving.engines.text import encode
+from fedbank.serving.engines.transformers_engine import LocalModel
 
 Line = dict[str, Any]
 

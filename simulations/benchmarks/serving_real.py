@@ -22,10 +22,10 @@ import torch
 
 from fedbank.model.folder import base_digest
 from fedbank.model.loading import ModelSpec
-from fedbank.serving.engine import Engine, Generation, Turn
-from fedbank.serving.plan import PRECISIONS, Precision, Shape
-from fedbank.serving.transformers_engine import LocalModel, TransformersEngine
-from fedbank.serving.vllm import Vllm, VllmProcess
+from fedbank.serving.engines.interface import Engine, Generation, Turn
+from fedbank.serving.engines.plan import PRECISIONS, Precision, Shape
+from fedbank.serving.engines.transformers_engine import LocalModel, TransformersEngine
+from fedbank.serving.engines.vllm import Vllm, VllmProcess
 from simulations.benchmarks.serving_answers import agreements
 
 BATCH1_OVER_VLLM, MERGED_SHARE = 1.0, 0.98

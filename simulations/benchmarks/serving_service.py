@@ -26,9 +26,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fedbank.serving.access import Role
-from fedbank.serving.development_issuer import DevelopmentIssuer
-from fedbank.serving.release_desk import Offered
+from fedbank.serving.access.development_issuer import DevelopmentIssuer
+from fedbank.serving.access.rights import Role
+from fedbank.serving.rollout.desk import Offered
 from simulations.benchmarks import open_loop
 from simulations.benchmarks.http_client import Connections
 from simulations.benchmarks.open_loop import Observed, percentile

@@ -16,13 +16,13 @@ from fedbank.model.folder import base_digest, tiny_folder
 from fedbank.model.loading import ModelSpec
 from fedbank.model.quiet import quiet_libraries
 from fedbank.serving.answering import Asker, Question
-from fedbank.serving.batching import Limits
-from fedbank.serving.engine import Turn
+from fedbank.serving.engines.batching import Limits
+from fedbank.serving.engines.interface import Turn
+from fedbank.serving.engines.transformers_engine import LocalModel, TransformersEngine
 from fedbank.serving.personal_data import PersonalData
 from fedbank.serving.pipeline import Outgoing, Passage, language_of
-from fedbank.serving.release_desk import ReleaseDesk, RolloutSettings
-from fedbank.serving.rollout import Gates
-from fedbank.serving.transformers_engine import LocalModel, TransformersEngine
+from fedbank.serving.rollout.desk import ReleaseDesk, RolloutSettings
+from fedbank.serving.rollout.stages import Gates
 from simulations.benchmarks import open_loop
 from simulations.benchmarks.open_loop import Observed
 from simulations.benchmarks.service_world import Folders, World, service

@@ -15,10 +15,10 @@ from fedbank.release.build import adapter_fields, write_release
 from fedbank.release.contents import MANIFEST
 from fedbank.release.inspection import inspect
 from fedbank.release.manifest import Manifest
-from fedbank.serving.engine import Turn
-from fedbank.serving.release_desk import Offered
-from fedbank.serving.text import encode
-from fedbank.serving.transformers_engine import LocalModel
+from fedbank.serving.engines.interface import Turn
+from fedbank.serving.engines.text import encode
+from fedbank.serving.engines.transformers_engine import LocalModel
+from fedbank.serving.rollout.desk import Offered
 from simulations.benchmarks.released import REST
 
 _SETTINGS = LoraSettings(4, 8.0, ("q_proj", "v_proj"), "AB", last_layers=2)

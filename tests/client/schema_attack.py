@@ -27,7 +27,7 @@ from schemathesis.core.failures import FailureGroup
 from schemathesis.specs.openapi.checks import AcceptedNegativeData, RejectedPositiveData
 from serving_world import ROLES, Setting, World, a_service, listening, token
 
-from fedbank.serving.access import RIGHTS, Role
+from fedbank.serving.access.rights import RIGHTS, Role
 from fedbank.serving.answering import AnswerLimits
 from fedbank_client.serving.app import describe
 from fedbank_client.serving.guard import BankRoute

@@ -180,17 +180,21 @@ bank's TLS; a base model that is named; the bank's own processes, one of which h
 SERVES = {
     "serving/commands.py": {"fedbank.supervision"},
     "serving/development.py": {"urllib"},
-    "serving/engines.py": {"fedbank.serving.openai_engine", "fedbank.serving.vllm"},
-    "serving/folder.py": {"fedbank.serving.database"},
-    "serving/guard.py": {"fedbank.serving.jwks"},
-    "serving/job_worker.py": {"fedbank.serving.database"},
-    "serving/limits.py": {"fedbank.serving.database"},
-    "serving/problems.py": {"fedbank.serving.database", "fedbank.serving.jwks", "fedbank.serving.redis_link"},
+    "serving/engines.py": {"fedbank.serving.engines.openai_engine", "fedbank.serving.engines.vllm"},
+    "serving/folder.py": {"fedbank.serving.store.database"},
+    "serving/guard.py": {"fedbank.serving.access.jwks"},
+    "serving/job_worker.py": {"fedbank.serving.store.database"},
+    "serving/limits.py": {"fedbank.serving.store.database"},
+    "serving/problems.py": {
+        "fedbank.serving.store.database",
+        "fedbank.serving.access.jwks",
+        "fedbank.serving.sharing.redis_link",
+    },
     "serving/running.py": {"socket", "ssl"},
     "serving/server.py": {"ssl"},
-    "serving/shared_stores.py": {"fedbank.serving.redis_link"},
+    "serving/shared_stores.py": {"fedbank.serving.sharing.redis_link"},
     "serving/tls.py": {"ssl"},
-    "serving/wiring.py": {"fedbank.serving.jwks"},
+    "serving/wiring.py": {"fedbank.serving.access.jwks"},
 }
 """The service listens, to the bank's own customers. By itself it reaches what the bank names in its settings: an
 engine, a database, a Redis, the identity provider's keys. Others name the errors of these. Nothing of it goes to the

@@ -10,9 +10,9 @@ from identity_provider import AUDIENCE, ISSUER, NOW, key_set, public, token
 
 from fedbank.config import load_serve
 from fedbank.errors import ConfigError, FedBankError
-from fedbank.serving.access import Role, UnauthorizedError
-from fedbank.serving.jwks import KeySetError
-from fedbank.serving.tokens import TokenVerifier
+from fedbank.serving.access.jwks import KeySetError
+from fedbank.serving.access.rights import Role, UnauthorizedError
+from fedbank.serving.access.tokens import TokenVerifier
 from fedbank_client.serving.wiring import access_of
 
 

@@ -15,12 +15,12 @@ from fedbank.config.schema import RecordsConfig
 from fedbank.data.files import Columns, read_inquiries
 from fedbank.evidence.log import EvidenceLog
 from fedbank.evidence.verify import verify_log
-from fedbank.serving.access import Role
-from fedbank.serving.conversations import Conversations, Exchange
-from fedbank.serving.development_issuer import DevelopmentIssuer
-from fedbank.serving.feedback import FeedbackDesk
-from fedbank.serving.records import Records
-from fedbank.serving.tokens import TokenVerifier
+from fedbank.serving.access.development_issuer import DevelopmentIssuer
+from fedbank.serving.access.rights import Role
+from fedbank.serving.access.tokens import TokenVerifier
+from fedbank.serving.store.conversations import Conversations, Exchange
+from fedbank.serving.store.feedback import FeedbackDesk
+from fedbank.serving.store.records import Records
 from fedbank_client.home import Home
 from fedbank_client.serving.folder import PURGED, ServiceFolder
 

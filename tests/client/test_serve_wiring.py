@@ -18,8 +18,8 @@ from fedbank.errors import ConfigError, FedBankError, RunError
 from fedbank.evidence.verify import verify_log
 from fedbank.model.folder import base_digest, tiny_folder
 from fedbank.serving.answering import Asker, Question
-from fedbank.serving.database import RecordsError
-from fedbank.serving.release_desk import NoReleaseError
+from fedbank.serving.rollout.desk import NoReleaseError
+from fedbank.serving.store.database import RecordsError
 from fedbank_client.home import Home, read_home
 from fedbank_client.serving.folder import ServiceFolder
 from fedbank_client.serving.loops import ReleaseWatch

@@ -25,9 +25,9 @@ from serving_world import (
     until,
 )
 
-from fedbank.serving.access import RIGHTS, Role
-from fedbank.serving.jwks import KeySetError, KeySource
-from fedbank.serving.tokens import TokenVerifier
+from fedbank.serving.access.jwks import KeySetError, KeySource
+from fedbank.serving.access.rights import RIGHTS, Role
+from fedbank.serving.access.tokens import TokenVerifier
 from fedbank_client.serving.guard import BankRoute, needs, open_to_all
 from fedbank_client.serving.limits import Rates
 

@@ -17,8 +17,8 @@ from sqlalchemy import event
 
 from fedbank.evidence.verify import verify_log
 from fedbank.sealing.keys import SigningKey
-from fedbank.serving.database import RecordsError
-from fedbank.serving.jobs import JobLimits
+from fedbank.serving.store.database import RecordsError
+from fedbank.serving.store.jobs import JobLimits
 from fedbank_client.serving.limits import HttpLimits, check_plain
 from fedbank_client.serving.problems import KINDS
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 from serving_world import AGENT, QUESTION, Braked, Setting, World, a_service, until
 
-from fedbank.serving.engine import BACKGROUND, DownError, Generation, Health
+from fedbank.serving.engines.interface import BACKGROUND, DownError, Generation, Health
 from fedbank_client.serving.job_worker import work_on_jobs
 
 BATCH = "/v1/batch_query"

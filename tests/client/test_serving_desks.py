@@ -26,7 +26,7 @@ from serving_world import (
 
 from fedbank.evidence.verify import verify_log
 from fedbank.sealing.keys import SigningKey
-from fedbank.serving.release_desk import RolloutSettings
+from fedbank.serving.rollout.desk import RolloutSettings
 from fedbank_client.serving.development import is_loopback
 
 SECRET = "暗号-Ω-4417"

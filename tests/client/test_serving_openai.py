@@ -20,7 +20,7 @@ from serving_world import (
     token,
 )
 
-from fedbank.serving.engine import BusyError, DownError
+from fedbank.serving.engines.interface import BusyError, DownError
 from fedbank_client.serving.limits import Rates
 
 openai = pytest.importorskip("openai")

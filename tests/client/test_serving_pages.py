@@ -18,8 +18,8 @@ import httpx
 import pytest
 from devtools import BROWSER, Browser, Tab
 
-from fedbank.serving.feedback import MAX_COMMENT
-from fedbank.serving.rollout import Candidate, Gates, Stage, Tally, judge
+from fedbank.serving.rollout.stages import Candidate, Gates, Stage, Tally, judge
+from fedbank.serving.store.feedback import MAX_COMMENT
 from fedbank_client.serving.problems import KINDS
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome is installed")]

@@ -21,9 +21,9 @@ from serving_world import (
     until,
 )
 
-from fedbank.serving.batching import Limits
-from fedbank.serving.engine import DownError, Health
-from fedbank.serving.transformers_engine import TransformersEngine
+from fedbank.serving.engines.batching import Limits
+from fedbank.serving.engines.interface import DownError, Health
+from fedbank.serving.engines.transformers_engine import TransformersEngine
 from fedbank_client.serving.limits import HttpLimits
 
 Q, LONG = "/v1/query", 70

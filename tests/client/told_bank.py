@@ -15,24 +15,24 @@ from pathlib import Path
 from fedbank.errors import FedBankError
 from fedbank.evidence.log import EvidenceLog
 from fedbank.sealing.keys import SigningKey
+from fedbank.serving.access.development_issuer import DevelopmentIssuer
+from fedbank.serving.access.tokens import TokenVerifier
 from fedbank.serving.answering import Answering, AnswerLimits, Desks
-from fedbank.serving.audit import AnswerAudit
-from fedbank.serving.conversations import Conversations
-from fedbank.serving.database import Database
-from fedbank.serving.development_issuer import DevelopmentIssuer
-from fedbank.serving.engine import DownError, Generation, Health, Piece
-from fedbank.serving.feedback import FeedbackDesk
-from fedbank.serving.jobs import Jobs
+from fedbank.serving.engines.interface import DownError, Generation, Health, Piece
 from fedbank.serving.labelling import AiNotice
-from fedbank.serving.mirroring import Mirror
 from fedbank.serving.monitor import Monitor
 from fedbank.serving.personal_data import PersonalData
 from fedbank.serving.pipeline import Pipeline
-from fedbank.serving.records import Records
-from fedbank.serving.release_desk import Offered, ReleaseDesk, RolloutSettings
-from fedbank.serving.sessions import MemorySessions
-from fedbank.serving.tokens import TokenVerifier
-from fedbank.serving.vault import RecordsKey
+from fedbank.serving.rollout.desk import Offered, ReleaseDesk, RolloutSettings
+from fedbank.serving.rollout.mirroring import Mirror
+from fedbank.serving.sharing.sessions import MemorySessions
+from fedbank.serving.store.audit import AnswerAudit
+from fedbank.serving.store.conversations import Conversations
+from fedbank.serving.store.database import Database
+from fedbank.serving.store.feedback import FeedbackDesk
+from fedbank.serving.store.jobs import Jobs
+from fedbank.serving.store.records import Records
+from fedbank.serving.store.vault import RecordsKey
 from fedbank_client.serving.app import make_app
 from fedbank_client.serving.limits import Rates
 from fedbank_client.serving.server import make_server

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from fedbank.serving.conversations import Conversations, Exchange
-from fedbank.serving.database import Database
-from fedbank.serving.records import Records
-from fedbank.serving.vault import RecordsKey
+from fedbank.serving.store.conversations import Conversations, Exchange
+from fedbank.serving.store.database import Database
+from fedbank.serving.store.records import Records
+from fedbank.serving.store.vault import RecordsKey
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 KEY = RecordsKey(bytes(range(32)))

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from joserfc import jws
 from joserfc.jwk import ECKey, Key, OctKey, OKPKey, RSAKey
 
-from fedbank.serving.jwks import KeySource
-from fedbank.serving.tokens import TokenPolicy, TokenVerifier
+from fedbank.serving.access.jwks import KeySource
+from fedbank.serving.access.tokens import TokenPolicy, TokenVerifier
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ISSUER, AUDIENCE = "https://login.bank-a.test", "https://inquiries.bank-a.test"

@@ -21,9 +21,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from fedbank.serving.batching import Limits
-from fedbank.serving.engine import EngineError, Generation, Turn
-from fedbank.serving.transformers_engine import LocalModel, TransformersEngine
+from fedbank.serving.engines.batching import Limits
+from fedbank.serving.engines.interface import EngineError, Generation, Turn
+from fedbank.serving.engines.transformers_engine import LocalModel, TransformersEngine
 
 sys.path.insert(0, str(Path(__file__).parent))
 BASE = "tiny"

@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 import pytest
 from bank_records import ANSWER, KEY, NOW, QUESTION
 
-from fedbank.serving.redis_link import RedisAccess, RedisLink
-from fedbank.serving.redis_store import RedisSessions
-from fedbank.serving.sessions import Said, SessionLimits, Sessions
-from fedbank.serving.vault import RecordsKey
+from fedbank.serving.sharing.redis_link import RedisAccess, RedisLink
+from fedbank.serving.sharing.redis_store import RedisSessions
+from fedbank.serving.sharing.sessions import Said, SessionLimits, Sessions
+from fedbank.serving.store.vault import RecordsKey
 
 PASSWORD = "correct-horse-4417"
 MEMORY_AND_REDIS = ["memory", pytest.param("redis", marks=pytest.mark.slow)]

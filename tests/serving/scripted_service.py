@@ -17,19 +17,19 @@ from fedbank.evidence.entry import Entry
 from fedbank.evidence.log import EvidenceLog
 from fedbank.sealing.keys import SigningKey
 from fedbank.serving.answering import Answering, AnswerLimits, Asker, Desks
-from fedbank.serving.audit import AnswerAudit
-from fedbank.serving.cache import MemoryCache
-from fedbank.serving.conversations import Conversations, Exchange
-from fedbank.serving.engine import Engine, Generation, Health, Piece, RequestError
+from fedbank.serving.engines.interface import Engine, Generation, Health, Piece, RequestError
 from fedbank.serving.labelling import AiNotice
-from fedbank.serving.mirroring import Mirror, Probe
 from fedbank.serving.monitor import Monitor
 from fedbank.serving.personal_data import PersonalData
 from fedbank.serving.pipeline import Pipeline, Stage
-from fedbank.serving.release_desk import Offered, ReleaseDesk, RolloutSettings
-from fedbank.serving.rollout import Gates
-from fedbank.serving.sessions import MemorySessions, SessionLimits
-from fedbank.serving.shared_answers import SharedAnswers
+from fedbank.serving.rollout.desk import Offered, ReleaseDesk, RolloutSettings
+from fedbank.serving.rollout.mirroring import Mirror, Probe
+from fedbank.serving.rollout.stages import Gates
+from fedbank.serving.sharing.cache import MemoryCache
+from fedbank.serving.sharing.sessions import MemorySessions, SessionLimits
+from fedbank.serving.sharing.shared_answers import SharedAnswers
+from fedbank.serving.store.audit import AnswerAudit
+from fedbank.serving.store.conversations import Conversations, Exchange
 
 NOW = datetime(2027, 3, 1, 9, tzinfo=UTC)
 CHANNEL = "c" * 32

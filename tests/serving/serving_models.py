@@ -15,9 +15,9 @@ from fedbank.adapter.state import digest
 from fedbank.model.folder import base_digest, file_digests, tiny_folder
 from fedbank.model.loading import ModelSpec, load_base_model
 from fedbank.release.build import adapter_fields, write_release
-from fedbank.serving.engine import Generation, Piece, Turn
-from fedbank.serving.text import encode
-from fedbank.serving.transformers_engine import LocalModel
+from fedbank.serving.engines.interface import Generation, Piece, Turn
+from fedbank.serving.engines.text import encode
+from fedbank.serving.engines.transformers_engine import LocalModel
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "release"))
 from release_world import manifest_of

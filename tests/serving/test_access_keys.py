@@ -13,9 +13,9 @@ import pytest
 from identity_provider import NOW, POLICY, key_of, key_set, public, token
 
 from fedbank.certificates import SERVER_AUTH, Authority, new_key, save_key, to_pem
-from fedbank.serving.access import UnauthorizedError
-from fedbank.serving.jwks import Freshness, KeySetError, KeySource, keys_from_file, keys_from_url, read_keys
-from fedbank.serving.tokens import TokenVerifier
+from fedbank.serving.access.jwks import Freshness, KeySetError, KeySource, keys_from_file, keys_from_url, read_keys
+from fedbank.serving.access.rights import UnauthorizedError
+from fedbank.serving.access.tokens import TokenVerifier
 
 SECRET = {"kty": "oct", "k": "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr0", "kid": "shared"}
 REFUSED = {

@@ -6,8 +6,16 @@ import pytest
 from identity_provider import NOW, token, verifier
 
 from fedbank.rates import Rate
-from fedbank.serving.access import RIGHTS, ForbiddenError, Principal, Right, Role, UnauthorizedError, bearer_token
-from fedbank.serving.vault import RecordsKey
+from fedbank.serving.access.rights import (
+    RIGHTS,
+    ForbiddenError,
+    Principal,
+    Right,
+    Role,
+    UnauthorizedError,
+    bearer_token,
+)
+from fedbank.serving.store.vault import RecordsKey
 
 MAY = {
     (Role.CUSTOMER_CHANNEL, Right.ASK),

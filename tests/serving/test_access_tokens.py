@@ -23,9 +23,9 @@ from identity_provider import (
 )
 
 from fedbank.errors import ConfigError
-from fedbank.serving.access import Role, UnauthorizedError
-from fedbank.serving.jwks import KeySource
-from fedbank.serving.tokens import MAX_TOKEN, TokenPolicy, TokenVerifier
+from fedbank.serving.access.jwks import KeySource
+from fedbank.serving.access.rights import Role, UnauthorizedError
+from fedbank.serving.access.tokens import MAX_TOKEN, TokenPolicy, TokenVerifier
 
 GOOD = {
     "Ed25519": token(),

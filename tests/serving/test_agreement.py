@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedbank.serving.agreement import agrees, likeness, numbers
+from fedbank.serving.rollout.agreement import agrees, likeness, numbers
 
 OPPOSITES = {
     "a negation": ("本产品保本，收益稳定。", "本产品不保本，收益稳定。"),

@@ -8,7 +8,7 @@ import pytest
 from fedbank.evidence.log import EvidenceLog
 from fedbank.evidence.verify import verify_log
 from fedbank.sealing.keys import SigningKey
-from fedbank.serving.audit import AnswerAudit, Answered, AuditError
+from fedbank.serving.store.audit import AnswerAudit, Answered, AuditError
 
 KEY = SigningKey.derived("serving audit")
 GOOD: dict[str, Any] = {

@@ -10,9 +10,9 @@ import pytest
 from bank_records import KEY, NOW
 from redis_server import MEMORY_AND_REDIS, opened_in, redis_server
 
-from fedbank.serving.cache import Cache, CachedAnswer, CacheLimits, MemoryCache, cache_key
-from fedbank.serving.redis_store import RedisCache
-from fedbank.serving.vault import RecordsKey
+from fedbank.serving.sharing.cache import Cache, CachedAnswer, CacheLimits, MemoryCache, cache_key
+from fedbank.serving.sharing.redis_store import RedisCache
+from fedbank.serving.store.vault import RecordsKey
 
 __all__ = ["redis_server"]
 ME, OTHER = "a" * 32, "b" * 32

@@ -27,12 +27,12 @@ from scripted_service import (
 from fedbank.data.redact import RefusedTextError
 from fedbank.evidence.errors import EvidenceError
 from fedbank.serving.answering import Answered, Delta, Question, QuestionError, Started
-from fedbank.serving.audit import AuditError
-from fedbank.serving.database import RecordsError
-from fedbank.serving.engine import BusyError, DownError, Generation, Piece, RequestError, Turn
+from fedbank.serving.engines.interface import BusyError, DownError, Generation, Piece, RequestError, Turn
 from fedbank.serving.pipeline import Notice, Passage, Settled, WithheldError
-from fedbank.serving.release_desk import NoReleaseError, RolloutSettings
-from fedbank.serving.sessions import SessionLimits, UnknownSessionError
+from fedbank.serving.rollout.desk import NoReleaseError, RolloutSettings
+from fedbank.serving.sharing.sessions import SessionLimits, UnknownSessionError
+from fedbank.serving.store.audit import AuditError
+from fedbank.serving.store.database import RecordsError
 
 CANARY = RolloutSettings(canary_share=1.0, automatic=False, gates=gates(2))
 Events = AsyncGenerator[Started | Delta | Answered]
@@ -471,7 +471,7 @@ def test_closing_the_service_waits_for_what_is_being_kept(tmp_path: Path) -> Non
 def test_the_real_engine_answers_and_is_free_again_after_a_customer_left(tmp_path: Path) -> None:
     from serving_models import local_tiny, write_tiny_adapter  # late: the other tests need no torch
 
-    from fedbank.serving.transformers_engine import TransformersEngine
+    from fedbank.serving.engines.transformers_engine import TransformersEngine
 
     write_tiny_adapter(tmp_path / "spring")
     write_tiny_adapter(tmp_path / "autumn", seed=12)

@@ -5,8 +5,8 @@ import random
 import pytest
 
 from fedbank.errors import FedBankError
-from fedbank.serving.batching import Limits, Scheduler
-from fedbank.serving.engine import BACKGROUND, INTERACTIVE, BusyError, RequestError
+from fedbank.serving.engines.batching import Limits, Scheduler
+from fedbank.serving.engines.interface import BACKGROUND, INTERACTIVE, BusyError, RequestError
 
 
 def scheduler(**limits: float) -> Scheduler:

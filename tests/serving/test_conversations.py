@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from bank_records import ANSWER, KEY, NOW, QUESTION, bytes_of, exchange, open_records, with_exchanges
 
-from fedbank.serving.conversations import Conversations, UnknownRequestError
-from fedbank.serving.database import Database, RecordsError
-from fedbank.serving.feedback import FeedbackDesk
-from fedbank.serving.jobs import Asked, Jobs
-from fedbank.serving.records import Records
-from fedbank.serving.vault import RecordsKey
+from fedbank.serving.store.conversations import Conversations, UnknownRequestError
+from fedbank.serving.store.database import Database, RecordsError
+from fedbank.serving.store.feedback import FeedbackDesk
+from fedbank.serving.store.jobs import Asked, Jobs
+from fedbank.serving.store.records import Records
+from fedbank.serving.store.vault import RecordsKey
 
 
 def test_what_was_kept_is_found_again_after_a_restart(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from serving_models import QUESTIONS, adapted_tiny, expected_text, expected_toke
 from fedbank.errors import FedBankError, ModelError
 from fedbank.model.folder import base_digest, tiny_folder
 from fedbank.release.contents import WEIGHTS
-from fedbank.serving.decoding import Batch, Start
-from fedbank.serving.engine import RequestError, Turn
-from fedbank.serving.merged import merge, read_adapter
-from fedbank.serving.text import Detokeniser, encode, neutral
+from fedbank.serving.engines.decoding import Batch, Start
+from fedbank.serving.engines.interface import RequestError, Turn
+from fedbank.serving.engines.merged import merge, read_adapter
+from fedbank.serving.engines.text import Detokeniser, encode, neutral
 
 END = 3
 STEPS = 24

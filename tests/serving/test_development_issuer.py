@@ -8,10 +8,10 @@ from identity_provider import AUDIENCE, ISSUER, NOW, POLICY
 
 from fedbank.certificates import CertificateError
 from fedbank.errors import ConfigError
-from fedbank.serving.access import Role, UnauthorizedError
-from fedbank.serving.development_issuer import KEY_FILE, DevelopmentIssuer
-from fedbank.serving.jwks import KeySetError, KeySource, read_keys
-from fedbank.serving.tokens import TokenPolicy, TokenVerifier
+from fedbank.serving.access.development_issuer import KEY_FILE, DevelopmentIssuer
+from fedbank.serving.access.jwks import KeySetError, KeySource, read_keys
+from fedbank.serving.access.rights import Role, UnauthorizedError
+from fedbank.serving.access.tokens import TokenPolicy, TokenVerifier
 
 OTHER_HOSTS = [
     "0.0.0.0",

@@ -9,11 +9,11 @@ from bank_records import ANSWER, KEY, NOW, QUESTION, exchange, open_records
 from fedbank.evidence.log import EvidenceLog
 from fedbank.evidence.verify import verify_log
 from fedbank.sealing.keys import SigningKey
-from fedbank.serving.audit import AnswerAudit, Answered
-from fedbank.serving.conversations import Conversations
-from fedbank.serving.feedback import FeedbackDesk
-from fedbank.serving.jobs import Asked, Jobs
-from fedbank.serving.sessions import MemorySessions, Said, UnknownSessionError
+from fedbank.serving.sharing.sessions import MemorySessions, Said, UnknownSessionError
+from fedbank.serving.store.audit import AnswerAudit, Answered
+from fedbank.serving.store.conversations import Conversations
+from fedbank.serving.store.feedback import FeedbackDesk
+from fedbank.serving.store.jobs import Asked, Jobs
 
 OPERATOR, AGENT = "e" * 32, "f" * 32
 SIGNING = SigningKey.derived("erase")

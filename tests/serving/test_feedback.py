@@ -9,9 +9,9 @@ from bank_records import ANSWER, NOW, QUESTION, exchange, open_records, with_exc
 
 from fedbank.data.files import Columns, read_inquiries
 from fedbank.data.inquiry import Inquiry
-from fedbank.serving.conversations import UnknownRequestError
-from fedbank.serving.database import RecordsError
-from fedbank.serving.feedback import MAX_COMMENT, FeedbackDesk, FeedbackError
+from fedbank.serving.store.conversations import UnknownRequestError
+from fedbank.serving.store.database import RecordsError
+from fedbank.serving.store.feedback import MAX_COMMENT, FeedbackDesk, FeedbackError
 
 REVIEWER = "f" * 32
 
@@ -118,7 +118,7 @@ def test_an_erased_customer_is_in_no_training_record(tmp_path: Path) -> None:
 
 
 def test_the_list_is_bounded_and_oldest_first(tmp_path: Path) -> None:
-    from fedbank.serving.conversations import Conversations
+    from fedbank.serving.store.conversations import Conversations
 
     records = open_records(tmp_path)
     for number in (2, 0, 1):

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from bank_records import KEY, exchange, open_records
 
-from fedbank.serving.conversations import Conversations
-from fedbank.serving.vault import RecordsKey, open_sealed
+from fedbank.serving.store.conversations import Conversations
+from fedbank.serving.store.vault import RecordsKey, open_sealed
 
 MARK = "e33390e4d677364d70904f6f2c8f928f"
 CUSTOMER = "ae16a933e22c57357eca7289e58c5958"

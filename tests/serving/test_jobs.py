@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from bank_records import NOW, open_records
 
-from fedbank.serving.jobs import Asked, Item, JobError, JobLimits, Jobs
+from fedbank.serving.store.jobs import Asked, Item, JobError, JobLimits, Jobs
 
 ME, OTHER = "a" * 32, "b" * 32
 

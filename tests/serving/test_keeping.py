@@ -17,12 +17,12 @@ from sqlalchemy import Engine, event
 from fedbank.evidence.errors import EvidenceError
 from fedbank.evidence.log import EvidenceLog
 from fedbank.sealing.keys import SigningKey
-from fedbank.serving.audit import AnswerAudit, Answered
-from fedbank.serving.conversations import Conversations, RowError
-from fedbank.serving.database import RecordsError
-from fedbank.serving.keeping import MAX_BATCH, Ended, Keeper
-from fedbank.serving.records import Records
-from fedbank.serving.vault import VaultError
+from fedbank.serving.store.audit import AnswerAudit, Answered
+from fedbank.serving.store.conversations import Conversations, RowError
+from fedbank.serving.store.database import RecordsError
+from fedbank.serving.store.keeping import MAX_BATCH, Ended, Keeper
+from fedbank.serving.store.records import Records
+from fedbank.serving.store.vault import VaultError
 
 KEY = SigningKey.derived("keeping")
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from fedbank.serving.engine import Turn
+from fedbank.serving.engines.interface import Turn
 from fedbank.serving.labelling import AI_GENERATED, AiNotice, aigc
 from fedbank.serving.pipeline import Passage, Pipeline
 

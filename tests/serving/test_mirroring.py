@@ -8,10 +8,10 @@ import pytest
 from scripted_service import NOW, ScriptedEngine, Step, World, asker, gates, pieces, run, signed, until, world
 
 from fedbank.serving.answering import Question
-from fedbank.serving.engine import BACKGROUND, INTERACTIVE, BusyError, DownError, Generation, RequestError
-from fedbank.serving.mirroring import Pace, Probe
-from fedbank.serving.release_desk import RolloutSettings
-from fedbank.serving.rollout import Candidate, Tally
+from fedbank.serving.engines.interface import BACKGROUND, INTERACTIVE, BusyError, DownError, Generation, RequestError
+from fedbank.serving.rollout.desk import RolloutSettings
+from fedbank.serving.rollout.mirroring import Pace, Probe
+from fedbank.serving.rollout.stages import Candidate, Tally
 
 SETTINGS = RolloutSettings(shadow_share=1.0, canary_share=1.0, automatic=False, gates=gates(2))
 PROBES = (Probe("Is it insured?", "yes"), Probe("保本吗？", "不保本"))

@@ -6,7 +6,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from scripted_service import NOW
 
-from fedbank.serving.engine import Health
+from fedbank.serving.engines.interface import Health
 from fedbank.serving.monitor import Monitor
 
 

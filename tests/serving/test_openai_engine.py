@@ -20,8 +20,8 @@ from serving_models import (
     write_tiny_adapter,
 )
 
-from fedbank.serving.engine import BACKGROUND, BusyError, DownError, EngineError, RequestError
-from fedbank.serving.openai_engine import Endpoint, OpenAIEngine
+from fedbank.serving.engines.interface import BACKGROUND, BusyError, DownError, EngineError, RequestError
+from fedbank.serving.engines.openai_engine import Endpoint, OpenAIEngine
 
 KEY = "key-of-the-test"
 QUICK = {"first_s": 0.3, "between_s": 0.3, "answer_s": 0.6}

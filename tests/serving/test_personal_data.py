@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from fedbank.data.redact import Kind, RefusedTextError
-from fedbank.serving.engine import Role, Turn
+from fedbank.serving.engines.interface import Role, Turn
 from fedbank.serving.personal_data import PersonalData, withhold
 from fedbank.serving.pipeline import Language, Outgoing, Passage
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from fedbank.serving.engine import Turn
+from fedbank.serving.engines.interface import Turn
 from fedbank.serving.pipeline import (
     Filter,
     Notice,

@@ -21,12 +21,20 @@ from serving_models import (
 from fedbank.errors import ModelError
 from fedbank.model.folder import base_digest, tiny_folder
 from fedbank.model.loading import ModelSpec
-from fedbank.serving.engine import Turn
-from fedbank.serving.kernels import HalfLinear, Int4Linear, Int8Linear, Linear, PackedLinear, has_kernel, layer_of
-from fedbank.serving.merged import merge, read_adapter
-from fedbank.serving.plan import PRECISIONS, Precision, Shape
-from fedbank.serving.text import encode
-from fedbank.serving.transformers_engine import LocalModel, TransformersEngine
+from fedbank.serving.engines.interface import Turn
+from fedbank.serving.engines.kernels import (
+    HalfLinear,
+    Int4Linear,
+    Int8Linear,
+    Linear,
+    PackedLinear,
+    has_kernel,
+    layer_of,
+)
+from fedbank.serving.engines.merged import merge, read_adapter
+from fedbank.serving.engines.plan import PRECISIONS, Precision, Shape
+from fedbank.serving.engines.text import encode
+from fedbank.serving.engines.transformers_engine import LocalModel, TransformersEngine
 
 CPU = torch.device("cpu")
 SMALLER: tuple[Precision, ...] = tuple(one for one in PRECISIONS if one != "fp32")

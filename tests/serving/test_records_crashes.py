@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from bank_records import NOW, bytes_of, die, exchange, forked, in_a_process, open_records, status_of, with_exchanges
 
-from fedbank.serving.conversations import Conversations
-from fedbank.serving.database import RecordsError
-from fedbank.serving.jobs import Asked, JobLimits, Jobs
+from fedbank.serving.store.conversations import Conversations
+from fedbank.serving.store.database import RecordsError
+from fedbank.serving.store.jobs import Asked, JobLimits, Jobs
 
 ME = "a" * 32
 KILLED = -9

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedbank.certificates import CertificateError
-from fedbank.serving.vault import RecordsKey, VaultError, open_sealed, seal
+from fedbank.serving.store.vault import RecordsKey, VaultError, open_sealed, seal
 
 
 def _same(one: RecordsKey, other: RecordsKey) -> bool:

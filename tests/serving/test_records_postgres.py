@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from bank_records import ANSWER, KEY, NOW, QUESTION, exchange
 
-from fedbank.serving.conversations import Conversations
-from fedbank.serving.database import Database, RecordsError
-from fedbank.serving.feedback import FeedbackDesk
-from fedbank.serving.jobs import Asked, Jobs
-from fedbank.serving.records import Records
-from fedbank.serving.vault import RecordsKey
+from fedbank.serving.store.conversations import Conversations
+from fedbank.serving.store.database import Database, RecordsError
+from fedbank.serving.store.feedback import FeedbackDesk
+from fedbank.serving.store.jobs import Asked, Jobs
+from fedbank.serving.store.records import Records
+from fedbank.serving.store.vault import RecordsKey
 
 pytestmark = pytest.mark.slow
 ME = "a" * 32

@@ -17,11 +17,11 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from redis_server import PASSWORD, RedisServer, redis_server, running, server, sessions_in, talk
 
-from fedbank.serving.cache import CachedAnswer, CacheLimits
-from fedbank.serving.redis_link import SharedStoreError
-from fedbank.serving.redis_store import RedisCache, RedisSessions
-from fedbank.serving.sessions import Said, SessionLimits, UnknownSessionError
-from fedbank.serving.vault import RecordsKey
+from fedbank.serving.sharing.cache import CachedAnswer, CacheLimits
+from fedbank.serving.sharing.redis_link import SharedStoreError
+from fedbank.serving.sharing.redis_store import RedisCache, RedisSessions
+from fedbank.serving.sharing.sessions import Said, SessionLimits, UnknownSessionError
+from fedbank.serving.store.vault import RecordsKey
 
 pytestmark = pytest.mark.slow
 __all__ = ["redis_server", "server"]

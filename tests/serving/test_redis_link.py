@@ -12,10 +12,10 @@ from bank_records import ANSWER, KEY, NOW
 from redis_server import PASSWORD, RedisServer, redis_server, running, server, sessions_in, talk
 
 from fedbank.certificates import CLIENT_AUTH, SERVER_AUTH, Authority, new_key, save_key, to_pem
-from fedbank.serving.cache import CachedAnswer
-from fedbank.serving.redis_link import RedisAccess, RedisLink, SharedStoreError
-from fedbank.serving.redis_store import RedisCache, RedisSessions
-from fedbank.serving.sessions import SessionLimits
+from fedbank.serving.sharing.cache import CachedAnswer
+from fedbank.serving.sharing.redis_link import RedisAccess, RedisLink, SharedStoreError
+from fedbank.serving.sharing.redis_store import RedisCache, RedisSessions
+from fedbank.serving.sharing.sessions import SessionLimits
 
 __all__ = ["redis_server", "server"]
 ME, OTHER = "a" * 32, "b" * 32

@@ -12,10 +12,10 @@ import pytest
 from scripted_service import NOW, Releases, ScriptedEngine, digest_of, gates, pieces, run, until
 
 from fedbank.errors import FedBankError
-from fedbank.serving.engine import DownError, Generation, Turn
-from fedbank.serving.release_desk import NoReleaseError, ReleaseDesk, RolloutSettings
-from fedbank.serving.rollout import Rollout, RolloutError, Stage
-from fedbank.serving.rollout_file import RolloutFileError, read_rollout
+from fedbank.serving.engines.interface import DownError, Generation, Turn
+from fedbank.serving.rollout.desk import NoReleaseError, ReleaseDesk, RolloutSettings
+from fedbank.serving.rollout.file import RolloutFileError, read_rollout
+from fedbank.serving.rollout.stages import Rollout, RolloutError, Stage
 
 MINUTE = timedelta(minutes=1)
 SETTINGS = RolloutSettings(shadow_share=0.5, canary_share=0.5, gates=gates(2))

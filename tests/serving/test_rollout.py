@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from fedbank.serving.rollout import (
+from fedbank.serving.rollout.stages import (
     Candidate,
     Gates,
     Rollout,

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from bank_records import die, in_a_process
 
-from fedbank.serving.rollout import Candidate, Rollout, Stage, Tally
-from fedbank.serving.rollout_file import MAX_EVENTS, Event, Kept, RolloutFileError, read_rollout, write_rollout
+from fedbank.serving.rollout.file import MAX_EVENTS, Event, Kept, RolloutFileError, read_rollout, write_rollout
+from fedbank.serving.rollout.stages import Candidate, Rollout, Stage, Tally
 
 NOW = datetime(2027, 3, 1, 9, tzinfo=UTC)
 

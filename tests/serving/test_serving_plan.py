@@ -8,7 +8,7 @@ import pytest
 
 from fedbank.errors import FedBankError, ModelError
 from fedbank.model.folder import tiny_folder
-from fedbank.serving.plan import GIB, PRECISIONS, Card, Shape, what_fits
+from fedbank.serving.engines.plan import GIB, PRECISIONS, Card, Shape, what_fits
 
 RTX4090 = Card(24 * GIB, 1008e9)
 QWEN_7B = Shape(32, 4096, 32, 32, 128, 11008, 151936, 8192, tied=False, biased=True, normed=False)

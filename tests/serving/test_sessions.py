@@ -9,8 +9,8 @@ import pytest
 from bank_records import NOW
 from redis_server import MEMORY_AND_REDIS, opened_in, redis_server
 
-from fedbank.serving.redis_store import RedisSessions
-from fedbank.serving.sessions import MemorySessions, Said, SessionLimits, Sessions, UnknownSessionError, fitting
+from fedbank.serving.sharing.redis_store import RedisSessions
+from fedbank.serving.sharing.sessions import MemorySessions, Said, SessionLimits, Sessions, UnknownSessionError, fitting
 
 __all__ = ["redis_server"]
 ME, OTHER = "a" * 32, "b" * 32

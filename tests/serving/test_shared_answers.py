@@ -9,10 +9,10 @@ import pytest
 from scripted_service import NOW, ScriptedEngine, asker, run, world
 
 from fedbank.serving.answering import Question
-from fedbank.serving.cache import MemoryCache
-from fedbank.serving.engine import Turn
-from fedbank.serving.redis_link import SharedStoreError
-from fedbank.serving.sessions import MemorySessions, Said
+from fedbank.serving.engines.interface import Turn
+from fedbank.serving.sharing.cache import MemoryCache
+from fedbank.serving.sharing.redis_link import SharedStoreError
+from fedbank.serving.sharing.sessions import MemorySessions, Said
 
 PLAIN, OTHER = Question("How do I open an account?"), Question("What is the fee of a transfer?")
 

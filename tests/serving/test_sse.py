@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fedbank.serving.sse import StreamError, events
+from fedbank.serving.engines.sse import StreamError, events
 
 WHOLE = (
     ': hello\n\nevent: x\ndata: {"text": "开户"}\r\n\ndata:{"text": "b"}\n\ndata: [DONE]\n\ndata: {"text": "after"}\n\n'

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fedbank.serving.batching import Limits
+from fedbank.serving.engines.batching import Limits
 from simulations.benchmarks.switching import NEW, OLD, Load, switch
 
 LOAD = Load(25.0, 4, Limits(max_running=16, max_waiting=1000))

@@ -22,9 +22,9 @@ from serving_models import (
 
 from fedbank.errors import ModelError
 from fedbank.model.loading import ModelSpec
-from fedbank.serving.batching import Limits
-from fedbank.serving.engine import BACKGROUND, BusyError, DownError, Piece, RequestError
-from fedbank.serving.transformers_engine import LocalModel, TransformersEngine
+from fedbank.serving.engines.batching import Limits
+from fedbank.serving.engines.interface import BACKGROUND, BusyError, DownError, Piece, RequestError
+from fedbank.serving.engines.transformers_engine import LocalModel, TransformersEngine
 
 LONG = 400
 """Tokens that nobody waits for: the tiny model needs a second or more."""

@@ -14,8 +14,8 @@ import pytest
 from serving_models import QUESTIONS, answer_of, asking, collected, expected_text, write_tiny_adapter
 
 from fedbank.model.folder import tiny_folder
-from fedbank.serving.engine import DownError
-from fedbank.serving.vllm import Vllm, VllmProcess
+from fedbank.serving.engines.interface import DownError
+from fedbank.serving.engines.vllm import Vllm, VllmProcess
 
 SERVER = Path(__file__).with_name("openai_server.py")
 
@@ -100,7 +100,7 @@ def test_a_program_that_is_not_installed_is_reported(tmp_path: Path) -> None:
 def test_a_child_does_not_outlive_a_service_that_is_killed(tmp_path: Path) -> None:
     program(tmp_path, f"echo $$ > {tmp_path}/child; exec sleep 60")
     script = (
-        "import asyncio, pathlib; from fedbank.serving.vllm import Vllm, VllmProcess; "
+        "import asyncio, pathlib; from fedbank.serving.engines.vllm import Vllm, VllmProcess; "
         f"path = pathlib.Path({str(tmp_path)!r}); "
         "asyncio.run(VllmProcess(Vllm(path, path / 'log', str(path / 'vllm'))).start())"
     )

@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from fedbank.serving.access import Role
+from fedbank.serving.access.rights import Role
 from fedbank.serving.answering import Answered
-from fedbank.serving.feedback import MAX_COMMENT, Feedback, State
-from fedbank.serving.jobs import Item, ItemState, Progress
+from fedbank.serving.store.feedback import MAX_COMMENT, Feedback, State
+from fedbank.serving.store.jobs import Item, ItemState, Progress
 
 MOST_TOKENS, MOST_ITEMS, MOST_ENTRIES = 4096, 10_000, 1000
 _RELEASE = "release-2026-03-01"

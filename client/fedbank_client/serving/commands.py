@@ -50,8 +50,8 @@ def serve_command(words: Sequence[str]) -> int:
 
 def token_command(words: Sequence[str]) -> int:
     """``fedbank client token --role ROLE --subject NAME``"""
-    from fedbank.serving.access import Role
-    from fedbank.serving.development_issuer import DevelopmentIssuer
+    from fedbank.serving.access.development_issuer import DevelopmentIssuer
+    from fedbank.serving.access.rights import Role
     from fedbank_client.serving.folder import ServiceFolder
 
     parser = argparse.ArgumentParser(

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter
 from starlette.requests import Request
 
-from fedbank.serving.development_issuer import LIFETIME_S
+from fedbank.serving.access.development_issuer import LIFETIME_S
 from fedbank_client.serving import problems
 from fedbank_client.serving.bodies import DevelopmentBody, TokenShown
 from fedbank_client.serving.guard import BankRoute, ServiceOf, open_to_all

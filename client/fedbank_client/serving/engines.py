@@ -10,8 +10,8 @@ from pathlib import Path
 from fedbank.config.schema import EngineConfig, ServeConfig
 from fedbank.errors import ModelError
 from fedbank.release.manifest import Manifest
-from fedbank.serving.engine import Engine
-from fedbank.serving.plan import Card, Precision, Shape, what_fits
+from fedbank.serving.engines.interface import Engine
+from fedbank.serving.engines.plan import Card, Precision, Shape, what_fits
 from fedbank_client.serving.secret_files import ENGINE_VARIABLE, read_secret
 
 _OF_DTYPE: dict[str, Precision] = {"float32": "fp32", "bfloat16": "bf16"}
@@ -88,8 +88,8 @@ def local_engine(config: ServeConfig, base: Base, say: Say) -> Engine:
     import torch
 
     from fedbank.model.loading import check_model_source
-    from fedbank.serving.batching import Limits
-    from fedbank.serving.transformers_engine import LocalModel, TransformersEngine
+    from fedbank.serving.engines.batching import Limits
+    from fedbank.serving.engines.transformers_engine import LocalModel, TransformersEngine
     from fedbank_client.loading import model_spec
 
     if config.threads is not None:
@@ -128,7 +128,7 @@ def adapted_share(manifest: Manifest | None, shape: Shape) -> float:
 
 def attached_engine(engine: EngineConfig, base: Base) -> Engine:
     """A server that runs already."""
-    from fedbank.serving.openai_engine import Endpoint, OpenAIEngine
+    from fedbank.serving.engines.openai_engine import Endpoint, OpenAIEngine
 
     url = str(engine.url).rstrip("/").removesuffix("/v1")
     endpoint = Endpoint(
@@ -146,7 +146,7 @@ def attached_engine(engine: EngineConfig, base: Base) -> Engine:
 @asynccontextmanager
 async def _started(config: ServeConfig, base: Base, say: Say) -> AsyncIterator[Started]:
     """vLLM as a child, with whatever it has started itself ended in the end."""
-    from fedbank.serving.vllm import Vllm, VllmProcess
+    from fedbank.serving.engines.vllm import Vllm, VllmProcess
 
     engine, shape = config.engine, Shape.read(base.folder)
     settings = Vllm(

@@ -11,9 +11,9 @@ from fedbank.durable import open_locked
 from fedbank.errors import RunError
 from fedbank.evidence.log import EVIDENCE, EvidenceLog
 from fedbank.evidence.origin import origin
-from fedbank.serving.database import Database, RecordsError
-from fedbank.serving.records import Records
-from fedbank.serving.vault import RecordsKey
+from fedbank.serving.store.database import Database, RecordsError
+from fedbank.serving.store.records import Records
+from fedbank.serving.store.vault import RecordsKey
 from fedbank_client.home import Home
 from fedbank_client.serving.secret_files import DATABASE_VARIABLE, read_secret
 

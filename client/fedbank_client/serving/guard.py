@@ -13,8 +13,8 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fedbank.serving.access import RIGHTS, ForbiddenError, Principal, Right, UnauthorizedError, bearer_token
-from fedbank.serving.jwks import KeySetError
+from fedbank.serving.access.jwks import KeySetError
+from fedbank.serving.access.rights import RIGHTS, ForbiddenError, Principal, Right, UnauthorizedError, bearer_token
 from fedbank_client.serving import problems
 from fedbank_client.serving.edge import AT_END
 from fedbank_client.serving.limits import read_object

@@ -8,10 +8,10 @@ from datetime import timedelta
 from fedbank.errors import FedBankError
 from fedbank.evidence.errors import EvidenceError
 from fedbank.serving.answering import Asker, Question
-from fedbank.serving.database import RecordsError
-from fedbank.serving.engine import BACKGROUND, BusyError, DownError
-from fedbank.serving.jobs import Item
-from fedbank.serving.release_desk import NoReleaseError
+from fedbank.serving.engines.interface import BACKGROUND, BusyError, DownError
+from fedbank.serving.rollout.desk import NoReleaseError
+from fedbank.serving.store.database import RecordsError
+from fedbank.serving.store.jobs import Item
 from fedbank_client.serving.edge import LOG, where
 from fedbank_client.serving.service import Service
 

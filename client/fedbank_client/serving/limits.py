@@ -12,8 +12,8 @@ from typing import Any, ParamSpec, TypeVar
 from starlette.requests import ClientDisconnect, Request
 
 from fedbank.rates import Rate
-from fedbank.serving.database import RecordsError
-from fedbank.serving.strict_json import strict_object
+from fedbank.serving.access.strict_json import strict_object
+from fedbank.serving.store.database import RecordsError
 from fedbank_client.serving.problems import MALFORMED, MEDIA, SLOW_BODY, TOO_LARGE, RefusedError
 
 P = ParamSpec("P")

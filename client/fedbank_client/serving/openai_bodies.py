@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedbank.serving.answering import Answered
-from fedbank.serving.engine import Turn
+from fedbank.serving.engines.interface import Turn
 from fedbank_client.serving.bodies import Body, Customer, Seed, Tokens, answer_shown
 
 MODEL = "fedbank"

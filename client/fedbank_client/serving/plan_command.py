@@ -10,8 +10,8 @@ from fedbank.command_line import add_json, print_json, say
 from fedbank.config import ServeConfig, load_serve
 from fedbank.config.schema import ModelConfig
 from fedbank.errors import ConfigError
-from fedbank.serving.engine import EngineError
-from fedbank.serving.plan import GIB, PRECISIONS, Card, Plan, Precision, Shape, what_fits
+from fedbank.serving.engines.interface import EngineError
+from fedbank.serving.engines.plan import GIB, PRECISIONS, Card, Plan, Precision, Shape, what_fits
 
 _MIB = 1 << 20
 _GB = 1e9

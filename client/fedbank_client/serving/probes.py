@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from fedbank.errors import DataError
-from fedbank.serving.mirroring import Probe
+from fedbank.serving.rollout.mirroring import Probe
 
 _MOST_BYTES, _MOST = 1 << 20, 500
 

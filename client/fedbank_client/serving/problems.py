@@ -13,19 +13,19 @@ from typing import Any
 from fedbank.data.redact import RefusedTextError
 from fedbank.errors import FedBankError
 from fedbank.evidence.errors import EvidenceError
-from fedbank.serving.access import ForbiddenError, UnauthorizedError
+from fedbank.serving.access.jwks import KeySetError
+from fedbank.serving.access.rights import ForbiddenError, UnauthorizedError
 from fedbank.serving.answering import QuestionError
-from fedbank.serving.conversations import UnknownRequestError
-from fedbank.serving.database import RecordsError
-from fedbank.serving.engine import BusyError, DownError, EngineError, RequestError
-from fedbank.serving.feedback import DecidedError, FeedbackError
-from fedbank.serving.jobs import JobError, ManyJobsError, UnknownJobError
-from fedbank.serving.jwks import KeySetError
-from fedbank.serving.redis_link import SharedStoreError
-from fedbank.serving.release_desk import NoReleaseError
-from fedbank.serving.rollout import RolloutError
-from fedbank.serving.rollout_file import RolloutFileError
-from fedbank.serving.sessions import UnknownSessionError
+from fedbank.serving.engines.interface import BusyError, DownError, EngineError, RequestError
+from fedbank.serving.rollout.desk import NoReleaseError
+from fedbank.serving.rollout.file import RolloutFileError
+from fedbank.serving.rollout.stages import RolloutError
+from fedbank.serving.sharing.redis_link import SharedStoreError
+from fedbank.serving.sharing.sessions import UnknownSessionError
+from fedbank.serving.store.conversations import UnknownRequestError
+from fedbank.serving.store.database import RecordsError
+from fedbank.serving.store.feedback import DecidedError, FeedbackError
+from fedbank.serving.store.jobs import JobError, ManyJobsError, UnknownJobError
 
 MEDIA_TYPE = "application/problem+json"
 _URN = "urn:fedbank:problem:"

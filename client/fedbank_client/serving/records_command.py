@@ -18,10 +18,10 @@ from fedbank.data.inquiry import Inquiry
 from fedbank.durable import is_held, write_atomic
 from fedbank.errors import ConfigError, DataError
 from fedbank.passphrases import add_passphrase, read_passphrase
-from fedbank.serving.audit import AnswerAudit
-from fedbank.serving.feedback import FeedbackDesk
-from fedbank.serving.records import Records
-from fedbank.serving.vault import RecordsKey
+from fedbank.serving.store.audit import AnswerAudit
+from fedbank.serving.store.feedback import FeedbackDesk
+from fedbank.serving.store.records import Records
+from fedbank.serving.store.vault import RecordsKey
 from fedbank_client.home import find_home
 from fedbank_client.serving.folder import PURGED, ServiceFolder
 from fedbank_client.serving.shared_stores import shared_stores

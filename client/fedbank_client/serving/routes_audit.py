@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import PlainTextResponse
 
-from fedbank.serving.access import Right
+from fedbank.serving.access.rights import Right
 from fedbank_client.serving import problems
 from fedbank_client.serving.bodies import MOST_ENTRIES, EntriesShown, EntryShown
 from fedbank_client.serving.guard import BankRoute, CallerOf, needs

@@ -4,8 +4,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
-from fedbank.serving.access import Right
-from fedbank.serving.feedback import State
+from fedbank.serving.access.rights import Right
+from fedbank.serving.store.feedback import State
 from fedbank_client.serving import problems
 from fedbank_client.serving.bodies import (
     FeedbackBody,

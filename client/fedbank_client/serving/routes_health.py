@@ -4,7 +4,7 @@ from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
-from fedbank.serving.access import Right
+from fedbank.serving.access.rights import Right
 from fedbank_client.serving import problems
 from fedbank_client.serving.bodies import Alive
 from fedbank_client.serving.guard import BankRoute, CallerOf, ServiceOf, needs, open_to_all

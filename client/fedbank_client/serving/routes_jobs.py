@@ -3,8 +3,8 @@
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from fedbank.serving.access import Right
-from fedbank.serving.jobs import Asked
+from fedbank.serving.access.rights import Right
+from fedbank.serving.store.jobs import Asked
 from fedbank_client.serving import problems
 from fedbank_client.serving.bodies import BatchBody, JobShown, JobTaken, job_shown
 from fedbank_client.serving.guard import BankRoute, Caller, CallerOf, needs

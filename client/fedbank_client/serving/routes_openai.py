@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fedbank.serving.access import Right
+from fedbank.serving.access.rights import Right
 from fedbank.serving.answering import Answered, Asker, Delta, Question
 from fedbank_client.serving import problems
 from fedbank_client.serving.guard import BankRoute, CallerOf, needs

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from fedbank.errors import FedBankError
-from fedbank.serving.access import Right
+from fedbank.serving.access.rights import Right
 from fedbank_client.serving import problems
 from fedbank_client.serving.bodies import EraseBody, Erased, Nothing, StatusShown
 from fedbank_client.serving.edge import LOG

@@ -5,18 +5,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from fedbank.evidence.log import EvidenceLog
+from fedbank.serving.access.development_issuer import DevelopmentIssuer
+from fedbank.serving.access.tokens import TokenVerifier
 from fedbank.serving.answering import Answering
-from fedbank.serving.audit import AnswerAudit
-from fedbank.serving.conversations import Conversations
-from fedbank.serving.development_issuer import DevelopmentIssuer
-from fedbank.serving.engine import Engine
-from fedbank.serving.feedback import FeedbackDesk
-from fedbank.serving.jobs import Jobs
+from fedbank.serving.engines.interface import Engine
 from fedbank.serving.monitor import Monitor
-from fedbank.serving.records import Records
-from fedbank.serving.release_desk import ReleaseDesk
-from fedbank.serving.tokens import TokenVerifier
-from fedbank.serving.vault import RecordsKey
+from fedbank.serving.rollout.desk import ReleaseDesk
+from fedbank.serving.store.audit import AnswerAudit
+from fedbank.serving.store.conversations import Conversations
+from fedbank.serving.store.feedback import FeedbackDesk
+from fedbank.serving.store.jobs import Jobs
+from fedbank.serving.store.records import Records
+from fedbank.serving.store.vault import RecordsKey
 from fedbank_client.serving.limits import HttpLimits, Rates, Threads
 
 

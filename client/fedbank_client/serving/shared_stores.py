@@ -5,9 +5,9 @@ from datetime import timedelta
 from pathlib import Path
 
 from fedbank.config import ServeConfig
-from fedbank.serving.cache import Cache, CacheLimits, MemoryCache
-from fedbank.serving.sessions import MemorySessions, SessionLimits, Sessions
-from fedbank.serving.vault import RecordsKey
+from fedbank.serving.sharing.cache import Cache, CacheLimits, MemoryCache
+from fedbank.serving.sharing.sessions import MemorySessions, SessionLimits, Sessions
+from fedbank.serving.store.vault import RecordsKey
 from fedbank_client.serving.secret_files import REDIS_VARIABLE, read_secret
 
 
@@ -31,8 +31,8 @@ async def shared_stores(config: ServeConfig, key: RecordsKey, stack: AsyncExitSt
     url = read_secret(named.url, REDIS_VARIABLE)
     if url is None:
         return MemorySessions(limits), MemoryCache(keeps) if caching.enabled else None
-    from fedbank.serving.redis_link import RedisAccess, RedisLink
-    from fedbank.serving.redis_store import RedisCache, RedisSessions
+    from fedbank.serving.sharing.redis_link import RedisAccess, RedisLink
+    from fedbank.serving.sharing.redis_store import RedisCache, RedisSessions
 
     link = RedisLink(
         RedisAccess(url, authority=_path(named.authority), certificate=_path(named.certificate), key=_path(named.key))

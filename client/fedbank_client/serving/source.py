@@ -18,7 +18,7 @@ from fedbank.release.contents import MANIFEST
 from fedbank.release.errors import ReleaseError
 from fedbank.release.mirror import copy_signatures
 from fedbank.release.offline import ADAPTER, Verified, check_named, verify_release
-from fedbank.serving.release_desk import Offered
+from fedbank.serving.rollout.desk import Offered
 from fedbank_client.release_home import ReleaseHome
 
 _PATIENCE_S, _LOOK_S = 15.0, 0.1
@@ -45,7 +45,7 @@ class BaseFolder:
 
 
 class ReleaseSource:
-    """See the module and ``fedbank.serving.release_desk.Source``.
+    """See the module and ``fedbank.serving.rollout.desk.Source``.
 
     Raises (``offered`` and ``of``):
         ReleaseError: names the check that failed.

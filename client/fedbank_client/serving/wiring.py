@@ -17,23 +17,23 @@ from fedbank.release.errors import ReleaseError
 from fedbank.release.inspection import inspect
 from fedbank.release.manifest import Manifest
 from fedbank.release.offline import ADAPTER
+from fedbank.serving.access.development_issuer import DevelopmentIssuer
+from fedbank.serving.access.jwks import KeySource, keys_from_file, keys_from_url
+from fedbank.serving.access.tokens import TokenPolicy, TokenVerifier
 from fedbank.serving.answering import Answering, AnswerLimits, Desks
-from fedbank.serving.audit import AnswerAudit
-from fedbank.serving.conversations import Conversations
-from fedbank.serving.development_issuer import DevelopmentIssuer
-from fedbank.serving.engine import Engine
-from fedbank.serving.feedback import FeedbackDesk
-from fedbank.serving.jobs import Jobs
-from fedbank.serving.jwks import KeySource, keys_from_file, keys_from_url
+from fedbank.serving.engines.interface import Engine
 from fedbank.serving.labelling import AiNotice
-from fedbank.serving.mirroring import Mirror, Probe
 from fedbank.serving.monitor import Monitor
 from fedbank.serving.personal_data import PersonalData
 from fedbank.serving.pipeline import Pipeline
-from fedbank.serving.release_desk import Note, ReleaseDesk, RolloutSettings
-from fedbank.serving.rollout import Gates
-from fedbank.serving.shared_answers import SharedAnswers
-from fedbank.serving.tokens import TokenPolicy, TokenVerifier
+from fedbank.serving.rollout.desk import Note, ReleaseDesk, RolloutSettings
+from fedbank.serving.rollout.mirroring import Mirror, Probe
+from fedbank.serving.rollout.stages import Gates
+from fedbank.serving.sharing.shared_answers import SharedAnswers
+from fedbank.serving.store.audit import AnswerAudit
+from fedbank.serving.store.conversations import Conversations
+from fedbank.serving.store.feedback import FeedbackDesk
+from fedbank.serving.store.jobs import Jobs
 from fedbank_client.home import Home
 from fedbank_client.loading import model_folder
 from fedbank_client.policy import read_policy

@@ -1,4 +1,4 @@
-/* What the service says of gates and events, in Chinese too: its sentences are English (fedbank/serving/rollout.py). */
+/* What the service says of gates and events, in Chinese too: its sentences are English (fedbank/serving/rollout/stages.py). */
 import { locale } from "./words.js";
 
 const N = "([0-9.]+)", P = "([0-9.]+%)";

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from fedbank.serving.engine import Finish
-from fedbank.serving.vault import RecordsKey
+from fedbank.serving.engines.interface import Finish
+from fedbank.serving.store.vault import RecordsKey
 
 IN_FLIGHT = timedelta(minutes=10)
 """So long after an erasure nothing of that customer is cached: what was being answered then is over by its end."""

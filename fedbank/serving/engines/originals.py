@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from fedbank.errors import ModelError
-from fedbank.serving.kernels import Linear, layer_of
-from fedbank.serving.plan import Precision
+from fedbank.serving.engines.kernels import Linear, layer_of
+from fedbank.serving.engines.plan import Precision
 
 _OUTPUT, _EMBEDDING = "lm_head", "model.embed_tokens"
 

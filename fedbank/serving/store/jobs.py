@@ -14,8 +14,8 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, and_, func, insert, select, update
 
 from fedbank.errors import FedBankError
-from fedbank.serving.records import Records, Transaction
-from fedbank.serving.tables import JOB_ITEMS, JOBS
+from fedbank.serving.store.records import Records, Transaction
+from fedbank.serving.store.tables import JOB_ITEMS, JOBS
 
 ItemState = Literal["waiting", "answered", "failed", "cancelled", "expired"]
 

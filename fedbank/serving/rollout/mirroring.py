@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
-from fedbank.serving.agreement import agrees
-from fedbank.serving.engine import BACKGROUND, BusyError, Engine, EngineError, Generation, RequestError, Turn
-from fedbank.serving.release_desk import ReleaseDesk
+from fedbank.serving.engines.interface import BACKGROUND, BusyError, Engine, EngineError, Generation, RequestError, Turn
+from fedbank.serving.rollout.agreement import agrees
+from fedbank.serving.rollout.desk import ReleaseDesk
 
 _AT_ONCE = 4
 PROBE_TOKENS = 64

@@ -16,9 +16,9 @@ from joserfc.jwk import OKPKey
 from fedbank.certificates import read_private
 from fedbank.durable import write_atomic
 from fedbank.errors import ConfigError
-from fedbank.serving.access import Role
-from fedbank.serving.jwks import DEVELOPMENT_PREFIX, KeySource
-from fedbank.serving.tokens import DEVELOPMENT_CLAIM, DEVELOPMENT_ISSUER, TokenPolicy
+from fedbank.serving.access.jwks import DEVELOPMENT_PREFIX, KeySource
+from fedbank.serving.access.rights import Role
+from fedbank.serving.access.tokens import DEVELOPMENT_CLAIM, DEVELOPMENT_ISSUER, TokenPolicy
 
 KEY_FILE = "development-issuer.pem"
 LIFETIME_S = 3600

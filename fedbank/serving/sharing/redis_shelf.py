@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from fedbank.serving.redis_link import RedisLink, Words
-from fedbank.serving.vault import RecordsKey, VaultError, open_sealed, seal
+from fedbank.serving.sharing.redis_link import RedisLink, Words
+from fedbank.serving.store.vault import RecordsKey, VaultError, open_sealed, seal
 
 FORMAT = "fedbank-redis/1"
 _LOG = logging.getLogger("fedbank.serving")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from fedbank.errors import ModelError
-from fedbank.serving.plan import INT4_GROUP, Precision
+from fedbank.serving.engines.plan import INT4_GROUP, Precision
 
 _INT8_ROWS = 16
 """Up to here the INT8 kernel is faster than making bfloat16 weights for a product."""

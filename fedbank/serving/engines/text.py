@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from fedbank.serving.engine import RequestError, Turn
+from fedbank.serving.engines.interface import RequestError, Turn
 
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 _LONGEST_HELD = 16

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedbank.serving.engine import DownError
-from fedbank.serving.openai_engine import Endpoint, OpenAIEngine
+from fedbank.serving.engines.interface import DownError
+from fedbank.serving.engines.openai_engine import Endpoint, OpenAIEngine
 
 _LOOK_S = 0.2
 _STOP_S = 15.0

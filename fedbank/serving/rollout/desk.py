@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedbank.errors import FedBankError
-from fedbank.serving.engine import DownError, Engine, EngineError
-from fedbank.serving.rollout import Candidate, Gates, Rollout, Stage, Verdict, judge
-from fedbank.serving.rollout_file import MAX_EVENTS, Event, Kept, read_rollout, write_rollout
+from fedbank.serving.engines.interface import DownError, Engine, EngineError
+from fedbank.serving.rollout.file import MAX_EVENTS, Event, Kept, read_rollout, write_rollout
+from fedbank.serving.rollout.stages import Candidate, Gates, Rollout, Stage, Verdict, judge
 
 _VERIFIED_FOR = timedelta(hours=1)
 _LONGEST_SAID = 500

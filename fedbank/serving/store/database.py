@@ -18,7 +18,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from fedbank.errors import FedBankError
-from fedbank.serving.tables import METADATA, STORE
+from fedbank.serving.store.tables import METADATA, STORE
 
 FORMAT = "fedbank-records/1"
 _WRITER_LOCK = 0x66656462616E6B

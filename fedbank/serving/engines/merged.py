@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from fedbank.errors import ModelError
 from fedbank.release.contents import WEIGHTS
 from fedbank.release.inspection import inspect
-from fedbank.serving.kernels import Linear
-from fedbank.serving.originals import Originals
+from fedbank.serving.engines.kernels import Linear
+from fedbank.serving.engines.originals import Originals
 
 _PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 

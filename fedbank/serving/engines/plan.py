@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedbank.errors import ModelError
-from fedbank.serving.engine import EngineError
+from fedbank.serving.engines.interface import EngineError
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "int4")

@@ -11,9 +11,9 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, bindparam, delete, insert, select
 
-from fedbank.serving.database import Database, RecordsError
-from fedbank.serving.tables import CUSTOMERS, METADATA, STORE
-from fedbank.serving.vault import RecordsKey, VaultError, open_sealed, seal
+from fedbank.serving.store.database import Database, RecordsError
+from fedbank.serving.store.tables import CUSTOMERS, METADATA, STORE
+from fedbank.serving.store.vault import RecordsKey, VaultError, open_sealed, seal
 
 Text = dict[str, str]
 _HOLDS = [table for table in METADATA.sorted_tables if "customer" in table.c and table is not CUSTOMERS]

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from datetime import datetime
 
-from fedbank.serving.cache import Cache, CachedAnswer, cache_key
-from fedbank.serving.engine import Generation
+from fedbank.serving.engines.interface import Generation
 from fedbank.serving.pipeline import Passage
-from fedbank.serving.vault import RecordsKey
+from fedbank.serving.sharing.cache import Cache, CachedAnswer, cache_key
+from fedbank.serving.store.vault import RecordsKey
 
 
 class SharedAnswers:

@@ -19,7 +19,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, JWKRegistry, Key, OKPKey, RSAKey
 
 from fedbank.errors import FedBankError
-from fedbank.serving.strict_json import strict_object
+from fedbank.serving.access.strict_json import strict_object
 
 DEVELOPMENT_PREFIX = "development-"
 """How the ids of a development issuer's keys begin; no other key set may hold one."""

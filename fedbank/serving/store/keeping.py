@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 
-from fedbank.serving.audit import AnswerAudit, Answered
-from fedbank.serving.conversations import Conversations, Exchange, RowError
-from fedbank.serving.vault import VaultError
+from fedbank.serving.store.audit import AnswerAudit, Answered
+from fedbank.serving.store.conversations import Conversations, Exchange, RowError
+from fedbank.serving.store.vault import VaultError
 
 MAX_BATCH = 64
 

@@ -13,9 +13,9 @@ from sqlalchemy import delete, func, insert, select, update
 
 from fedbank.data.inquiry import Inquiry
 from fedbank.errors import FedBankError
-from fedbank.serving.conversations import Exchange, UnknownRequestError, find_exchange
-from fedbank.serving.records import Records, Transaction
-from fedbank.serving.tables import FEEDBACK
+from fedbank.serving.store.conversations import Exchange, UnknownRequestError, find_exchange
+from fedbank.serving.store.records import Records, Transaction
+from fedbank.serving.store.tables import FEEDBACK
 
 State = Literal["candidate", "approved", "rejected"]
 MAX_COMMENT = 2000

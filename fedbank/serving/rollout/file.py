@@ -9,7 +9,7 @@ from typing import Any
 
 from fedbank.durable import write_atomic
 from fedbank.errors import FedBankError
-from fedbank.serving.rollout import Candidate, Rollout, Stage, Tally
+from fedbank.serving.rollout.stages import Candidate, Rollout, Stage, Tally
 
 FORMAT = "fedbank-rollout/1"
 _MAX_BYTES = 1 << 20

@@ -15,9 +15,9 @@ from joserfc.jwt import JWTClaimsRegistry
 from joserfc.util import urlsafe_b64decode
 
 from fedbank.errors import ConfigError
-from fedbank.serving.access import Principal, Role, UnauthorizedError
-from fedbank.serving.jwks import MAX_KID, KeySource
-from fedbank.serving.strict_json import strict_object
+from fedbank.serving.access.jwks import MAX_KID, KeySource
+from fedbank.serving.access.rights import Principal, Role, UnauthorizedError
+from fedbank.serving.access.strict_json import strict_object
 
 ALGORITHMS = ("Ed25519", "EdDSA", "ES256", "RS256", "PS256")
 """Signatures with public keys: never ``none``, never a shared secret."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from fedbank.errors import FedBankError
-from fedbank.serving.vault import RecordsKey
+from fedbank.serving.store.vault import RecordsKey
 
 
 class Role(StrEnum):

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from fedbank.serving.engine import (
+from fedbank.serving.engines.interface import (
     BACKGROUND,
     BusyError,
     DownError,
@@ -26,8 +26,8 @@ from fedbank.serving.engine import (
     Piece,
     RequestError,
 )
-from fedbank.serving.sse import StreamError, events
-from fedbank.serving.text import messages
+from fedbank.serving.engines.sse import StreamError, events
+from fedbank.serving.engines.text import messages
 
 _RETRY_S, _LONGEST_RETRY_S = 5.0, 3600.0
 _BYTES_PER_TOKEN, _BYTES_BESIDE = 4096, 1 << 16

@@ -8,9 +8,9 @@ from sqlalchemy import insert, select
 from sqlalchemy.exc import IntegrityError
 
 from fedbank.errors import FedBankError
-from fedbank.serving.database import RecordsError
-from fedbank.serving.records import Records, Transaction
-from fedbank.serving.tables import ANSWERS
+from fedbank.serving.store.database import RecordsError
+from fedbank.serving.store.records import Records, Transaction
+from fedbank.serving.store.tables import ANSWERS
 
 _INSERT = insert(ANSWERS)
 

@@ -8,12 +8,12 @@ import logging
 import secrets
 from datetime import datetime, timedelta
 
-from fedbank.serving.cache import IN_FLIGHT, CachedAnswer, CacheLimits
-from fedbank.serving.engine import Turn
-from fedbank.serving.redis_link import RedisLink, SharedStoreError
-from fedbank.serving.redis_shelf import Item, Shelf
-from fedbank.serving.sessions import Said, SessionLimits, fitting, unknown_session
-from fedbank.serving.vault import RecordsKey
+from fedbank.serving.engines.interface import Turn
+from fedbank.serving.sharing.cache import IN_FLIGHT, CachedAnswer, CacheLimits
+from fedbank.serving.sharing.redis_link import RedisLink, SharedStoreError
+from fedbank.serving.sharing.redis_shelf import Item, Shelf
+from fedbank.serving.sharing.sessions import Said, SessionLimits, fitting, unknown_session
+from fedbank.serving.store.vault import RecordsKey
 
 _LOG = logging.getLogger("fedbank.serving")
 _TRIES = 64

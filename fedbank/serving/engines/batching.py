@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fedbank.errors import FedBankError
-from fedbank.serving.engine import BACKGROUND, BusyError, RequestError
+from fedbank.serving.engines.interface import BACKGROUND, BusyError, RequestError
 
 _FIRST_GUESS_S = 1.0
 _SMOOTHING = 0.2

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from fedbank.errors import FedBankError
-from fedbank.serving.engine import Turn
+from fedbank.serving.engines.interface import Turn
 
 
 class UnknownSessionError(FedBankError):

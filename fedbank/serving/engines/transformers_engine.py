@@ -17,14 +17,23 @@ import torch
 from fedbank.errors import ModelError
 from fedbank.model.folder import tiny_folder
 from fedbank.model.loading import ModelSpec, load_base_model, load_tokenizer
-from fedbank.serving.batching import Limits, Scheduler
-from fedbank.serving.decoding import Batch, Start
-from fedbank.serving.engine import BusyError, DownError, EngineError, Finish, Generation, Health, Piece, RequestError
-from fedbank.serving.kernels import has_kernel
-from fedbank.serving.merged import merge, read_adapter
-from fedbank.serving.originals import Originals
-from fedbank.serving.plan import Precision
-from fedbank.serving.text import Detokeniser, encode
+from fedbank.serving.engines.batching import Limits, Scheduler
+from fedbank.serving.engines.decoding import Batch, Start
+from fedbank.serving.engines.interface import (
+    BusyError,
+    DownError,
+    EngineError,
+    Finish,
+    Generation,
+    Health,
+    Piece,
+    RequestError,
+)
+from fedbank.serving.engines.kernels import has_kernel
+from fedbank.serving.engines.merged import merge, read_adapter
+from fedbank.serving.engines.originals import Originals
+from fedbank.serving.engines.plan import Precision
+from fedbank.serving.engines.text import Detokeniser, encode
 
 _PRECISION_OF: Mapping[str, Precision] = {"float32": "fp32", "bfloat16": "bf16"}
 _LOOK_S = 0.01

@@ -1,0 +1,1 @@
+"""Whatever turns a conversation into an answer: one interface, and what stands behind it."""

@@ -1,0 +1,1 @@
+"""Which release answers: its stages, the desk that keeps them, and what a candidate is compared by."""
