@@ -23,7 +23,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 LOG = logging.getLogger("fedbank.serving")
-ACCESS = logging.getLogger("fedbank.serving.access.rights")
+ACCESS = logging.getLogger("fedbank.serving.access")
 REQUEST_ID = "fedbank_request_id"
 """Where a request's number is: ``request.state``."""
 AT_END = "fedbank_at_end"
