@@ -119,7 +119,7 @@ class Shape:
 
     def load_bytes(self, precision: Precision) -> int:
         """What they take while they are loaded in this process, before they are made smaller."""
-        return (self.linear + self.small + (1 if self.tied else 2) * self.table) * _rest_bytes(precision)
+        return self.parameters * _rest_bytes(precision)
 
     def read_bytes(self, precision: Precision, own: bool = False) -> int:
         """What one token at batch 1 reads."""
