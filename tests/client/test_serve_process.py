@@ -26,7 +26,7 @@ from fedbank_client.home import Home
 from fedbank_client.serving.folder import ServiceFolder
 
 pytestmark = pytest.mark.slow
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 class Running:
