@@ -20,7 +20,7 @@ def read_passphrase(chosen: argparse.Namespace, *, new: bool = False) -> bytes |
 
     Raises:
         CertificateError: the file is open to others, or has no first line.
-        ConfigError: two different words were typed.
+        ConfigError: two different words were typed, or there is nobody to ask.
     """
     if chosen.passphrase_file is not None:
         lines = read_private(chosen.passphrase_file).splitlines()
@@ -29,7 +29,11 @@ def read_passphrase(chosen: argparse.Namespace, *, new: bool = False) -> bytes |
         return lines[0]
     if not chosen.passphrase:
         return None
-    given = getpass.getpass("Passphrase: ")
-    if new and getpass.getpass("Once more: ") != given:
+    try:
+        given = getpass.getpass("Passphrase: ")
+        again = getpass.getpass("Once more: ") if new else given
+    except EOFError:
+        raise ConfigError("Expected a terminal to ask for the passphrase, got none. Use --passphrase-file.") from None
+    if again != given:
         raise ConfigError("Expected the same passphrase twice, got two. Nothing was made; try again.")
     return given.encode()

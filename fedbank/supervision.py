@@ -1,6 +1,7 @@
 """A long-running command that is started again when it dies: for machines without a service manager of their own."""
 
 import logging
+import logging.handlers
 import os
 import signal
 import subprocess
@@ -86,7 +87,8 @@ def stop_on_signals() -> threading.Event:
 
 def log_to(path: Path) -> None:
     """Everything that FedBank's own code logs from now on goes to the end of the file at ``path``."""
-    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    logging.raiseExceptions = False  # a full disk: a line is lost, and no trace is printed instead
+    handler = logging.handlers.WatchedFileHandler(path, encoding="utf-8", delay=True)  # it may be rotated by renaming
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logger = logging.getLogger("fedbank")
     logger.setLevel(logging.INFO)

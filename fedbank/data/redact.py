@@ -119,6 +119,20 @@ def redact(text: str, *, policy: Policy = DEFAULT, vault: Vault | None = None) -
     return Redacted("".join(parts), tuple(spans), tuple(dict.fromkeys(span.token for span in spans)), vault)
 
 
+def redact_or_mask(text: str, vault: Vault) -> str:
+    """As ``redact``, of what was said before or by the bank: a secret in it is starred, which refuses nothing."""
+    try:
+        return redact(text, vault=vault).text
+    except RefusedTextError as refused:
+        plain = text
+        for start, end in sorted(refused.places, reverse=True):
+            plain = f"{plain[:start]}****{plain[end:]}"
+    try:
+        return redact(plain, vault=vault).text
+    except RefusedTextError:  # the stars have made another one
+        return mask(text)
+
+
 def restore(text: str, vault: Vault, allowed_kinds: Collection[Kind] = PERSONAL) -> str:
     """Put originals back where ``text``, a model's answer, has their tokens.
 

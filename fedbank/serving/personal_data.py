@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from fedbank.data.redact import PERSONAL, Kind, RefusedTextError, Restorer, Vault, mask, redact
+from fedbank.data.redact import PERSONAL, Kind, Restorer, Vault, redact, redact_or_mask
 from fedbank.data.redaction.finding import find
 from fedbank.data.redaction.kinds import LABELS
 from fedbank.serving.engines.interface import Turn
@@ -118,9 +118,6 @@ def _label(kind: Kind, *, chinese: bool) -> str:
 
 
 def _redacted(turn: Turn, vault: Vault) -> Turn:
-    if turn.role != "assistant":
-        return replace(turn, text=redact(turn.text, vault=vault).text)
-    try:
-        return replace(turn, text=redact(turn.text, vault=vault).text)
-    except RefusedTextError:  # an answer that was shown before is no reason to refuse the next question
-        return replace(turn, text=mask(turn.text))
+    if turn.role == "assistant":  # an answer that was shown before is no reason to refuse the next question
+        return replace(turn, text=redact_or_mask(turn.text, vault))
+    return replace(turn, text=redact(turn.text, vault=vault).text)

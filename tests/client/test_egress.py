@@ -178,6 +178,7 @@ OPENS = {
 """Modules that could reach further than this process: Flower's routes, the members' repository, ``/health``, the
 bank's TLS; a base model that is named; the bank's own processes, one of which has its sockets taken away."""
 SERVES = {
+    "serving/app.py": {"fedbank.serving.sharing.redis_link", "fedbank.serving.store.database"},
     "serving/commands.py": {"fedbank.supervision"},
     "serving/development.py": {"urllib"},
     "serving/engines.py": {"fedbank.serving.engines.openai_engine", "fedbank.serving.engines.vllm"},

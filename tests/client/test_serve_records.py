@@ -64,7 +64,7 @@ def test_approved_feedback_is_written_as_training_reads_it(
 ) -> None:
     output = tmp_path / "feedback.jsonl"
     assert command(home, "feedback", "-o", str(output)) == 0
-    assert "Wrote 2 records of 2 customers" in capsys.readouterr().out
+    assert "Wrote 2 rows, by 2 of the customers" in capsys.readouterr().out
     assert output.stat().st_mode & 0o777 == 0o600
     found = read_inquiries(output, "jsonl", Columns("question", "answer", "customer", "key", "language"))
     told = {(one.customer, one.question, one.answer, one.language) for one in found}
@@ -77,7 +77,7 @@ def test_approved_feedback_is_written_as_training_reads_it(
 def test_without_approved_feedback_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     home, output = bank_home(tmp_path / "bank"), tmp_path / "feedback.jsonl"
     assert command(home, "feedback", "-o", str(output)) == 2
-    assert "none yet" in capsys.readouterr().err
+    assert "Expected the records of a service" in capsys.readouterr().err
     with records_of(home):
         pass
     assert command(home, "feedback", "-o", str(output)) == 2
@@ -100,6 +100,16 @@ def test_a_customer_is_erased_by_the_name_on_standard_input(
     verify_log(ServiceFolder(home).evidence, home.load_signing_key().public.raw, [])
 
 
+def test_a_name_of_nobody_is_told_and_an_editors_mark_is_no_part_of_one(
+    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = tmp_path / "name"
+    for content, said in (("\ufeffC-7\r\n", "Erased 2 rows"), ("C-70\n", "Nothing was kept under that name")):
+        named.write_text(content, "utf-8")
+        assert command(home, "erase", "--customer-file", str(named)) == 0
+        assert said in capsys.readouterr().out
+
+
 def test_the_name_may_come_from_a_file_and_a_service_may_run(
     home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,7 +121,7 @@ def test_the_name_may_come_from_a_file_and_a_service_may_run(
     assert "Erased 2 rows and 1 keys" in told and "A service runs in this folder" in told and "C-7" not in told
 
 
-@pytest.mark.parametrize("content", ["", "\n", " \nC-7", "x" * 2000])
+@pytest.mark.parametrize("content", ["", "\n", " \nC-7", "C-7\nC-10023", " C-7", "C-7\t", "x" * 2000])
 def test_a_name_that_is_none_erases_nothing(
     home: Home, tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -214,6 +214,8 @@ def test_a_first_run_gets_tokens_on_this_machine_that_work_for_their_role(tmp_pa
         ("127.0.0.1", {"Host": "["}),
         ("127.0.0.1", {"Host": "localhost", "Origin": "https://evil.example"}),
         ("127.0.0.1", {"Host": "localhost", "Origin": "null"}),
+        ("127.0.0.1", {"Host": "localhost", "X-Forwarded-For": "192.0.2.7"}),
+        ("127.0.0.1", {"Host": "localhost", "Forwarded": "for=192.0.2.7"}),
     ],
 )
 def test_nobody_else_gets_a_token(peer: str, headers: dict[str, str], tmp_path: Path) -> None:

@@ -101,8 +101,8 @@ def test_a_customer_who_comes_back_gets_another_key(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "records.sqlite") as raw, sqlite3.connect(backup) as copy:
         raw.backup(copy)
         row = raw.execute("SELECT * FROM fedbank_answers").fetchone()
-    records.erase("C-10023")
-    conversations.add(exchange("r-9"))
+    records.erase("C-10023", NOW)
+    conversations.add(exchange("r-9", hours=1))
     raw.execute("INSERT INTO fedbank_answers VALUES (?, ?, ?, ?)", row)
     raw.commit()
     raw.close()
@@ -110,6 +110,22 @@ def test_a_customer_who_comes_back_gets_another_key(tmp_path: Path) -> None:
     with pytest.raises(RecordsError, match="as this bank sealed it"):
         conversations.find("r-0", "C-10023")
     assert conversations.find("r-9", "C-10023").answer == ANSWER
+
+
+def test_an_answer_that_began_before_an_erasure_is_kept_by_no_process(tmp_path: Path) -> None:
+    records, _ = with_exchanges(tmp_path, "C-10023")
+    elsewhere = Conversations(open_records(tmp_path))
+    records.erase("C-10023", NOW)
+    elsewhere.add(exchange("r-7"), exchange("r-8", "C-2"))
+    assert elsewhere.of_customer("C-10023") == [] and len(elsewhere.of_customer("C-2")) == 1
+    assert records.customer("C-10023").encode() not in bytes_of(tmp_path), "no key either, and the mark names nobody"
+    elsewhere.add(exchange("r-9", hours=1))
+    assert len(elsewhere.of_customer("C-10023")) == 1, "who comes back is a customer like another"
+    records.purge(NOW + timedelta(days=2), timedelta(days=1))
+    with sqlite3.connect(tmp_path / "records.sqlite") as raw:
+        assert raw.execute("SELECT count(*) FROM fedbank_store WHERE name LIKE 'erased %'").fetchone() == (0,)
+        assert raw.execute("SELECT count(*) FROM fedbank_store").fetchone() == (2,)
+    raw.close()
 
 
 def test_an_erasure_that_a_reader_holds_up_says_so_and_can_be_repeated(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """From a customer's word on an answer to a record that training may see: never without somebody's decision."""
 
 import json
+import re
 import sqlite3
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from bank_records import ANSWER, NOW, QUESTION, exchange, open_records, with_exc
 
 from fedbank.data.files import Columns, read_inquiries
 from fedbank.data.inquiry import Inquiry
+from fedbank.data.redact import redact
+from fedbank.evidence.errors import EvidenceError
 from fedbank.serving.store.conversations import UnknownRequestError
 from fedbank.serving.store.database import RecordsError
 from fedbank.serving.store.feedback import MAX_COMMENT, FeedbackDesk, FeedbackError
@@ -126,3 +129,29 @@ def test_the_list_is_bounded_and_oldest_first(tmp_path: Path) -> None:
         FeedbackDesk(records).give(f"r-{number}", "C-10023", helpful=True)
     listed = FeedbackDesk(records).listed("candidate", 2)
     assert [one.exchange.request_id for one in listed] == ["r-0", "r-1"]
+
+
+def test_training_reads_tokens_for_personal_data_as_the_model_is_asked(tmp_path: Path) -> None:
+    records, conversations = with_exchanges(tmp_path)
+    mine = "我的手机号是13800138000，身份证号11010519491231002X，怎么换号？"
+    conversations.add(exchange("r-5", question=mine, answer="您的手机号13800138000可以在柜台更换。"))
+    desk = FeedbackDesk(records)
+    desk.give("r-5", "C-10023", helpful=False)
+    corrected = "13800138000 可以在网点更换，密码是 884422。"
+    desk.review("r-5", REVIEWER, NOW, approve=True, corrected=corrected)
+    (inquiry,) = desk.approved_inquiries()
+    read = redact(mine)
+    assert inquiry.question == read.text and inquiry.customer == "C-10023"
+    assert next(token for token in read.tokens if token in inquiry.answer)
+    assert not {"13800138000", "11010519491231002X", "884422"} & set(re.findall(r"\w{6,}", str(inquiry)))
+
+
+def test_a_decision_that_the_evidence_cannot_take_is_none(desk: FeedbackDesk) -> None:
+    def full() -> None:
+        raise EvidenceError("Expected room on the disk, got none.")
+
+    desk.give("r-0", "C-1", helpful=True)
+    with pytest.raises(EvidenceError):
+        desk.review("r-0", REVIEWER, NOW, approve=True, note=full)
+    assert [one.state for one in desk.listed("candidate")] == ["candidate"] and desk.approved_inquiries() == []
+    desk.review("r-0", REVIEWER, NOW, approve=True)

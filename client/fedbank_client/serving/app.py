@@ -12,6 +12,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from fedbank.errors import FedBankError
+from fedbank.evidence.errors import EvidenceError
+from fedbank.serving.sharing.redis_link import SharedStoreError
+from fedbank.serving.store.database import RecordsError
 from fedbank_client.serving import (
     development,
     routes_ask,
@@ -52,6 +55,8 @@ _ROUTERS = (
     routes_pages.router,
 )
 _MOST_ERRORS = 20
+_KEEPING = (RecordsError, EvidenceError, SharedStoreError)
+"""Their words are ours, name no customer, and say what an operator has to mend."""
 _FRAMEWORKS = "#/components/schemas/HTTPValidationError"
 _ABOUT = "A bank's service for its customers' inquiries. Every error is a problem document (RFC 9457)."
 
@@ -116,7 +121,8 @@ async def _on_error(request: Request, error: Exception) -> Response:
     if problem.kind is INTERNAL:
         LOG.error("request %s failed: %s", getattr(request.state, REQUEST_ID), where(error))
     elif problem.kind.status == 503:
-        LOG.warning("request %s: %s", getattr(request.state, REQUEST_ID), problem.kind.name)
+        why = f". {error}" if isinstance(error, _KEEPING) else ""
+        LOG.warning("request %s: %s%s", getattr(request.state, REQUEST_ID), problem.kind.name, why)
     return _answer(request, problem)
 
 
@@ -133,7 +139,7 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
     """Which fields are wrong, and never what was in them: not even the name of one that is not known."""
     found: Sequence[Any] = error.errors() if isinstance(error, RequestValidationError) else ()
     errors = [{"at": _place(one), "said": _said(one)} for one in found[:_MOST_ERRORS]]
-    said = f"Expected the form in /openapi.json, got {len(found)} other field{'' if len(found) == 1 else 's'}."
+    said = f"Expected the form in /openapi.json, got another in {len(found)} place{'' if len(found) == 1 else 's'}."
     return _answer(request, Problem(INVALID, f"{said} Correct what 'errors' names.", {}, {"errors": errors}))
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from fedbank.cli import EXIT_OK
 from fedbank.command_line import add_folder, now
 from fedbank.config import config_dir, load_serve
-from fedbank.errors import ConfigError
+from fedbank.errors import ConfigError, FedBankError
 from fedbank.passphrases import add_passphrase, read_passphrase
 from fedbank.supervision import UNSUPERVISED, end_with_parent, log_to, supervise_itself
 from fedbank_client.home import find_home
@@ -45,7 +45,13 @@ def serve_command(words: Sequence[str]) -> int:
     folder.make()
     log_to(folder.log)
     quiet_libraries()
-    return EXIT_OK if serve(home, config, passphrase, console.print, _DRAIN_S) else _START_AGAIN
+    try:
+        return EXIT_OK if serve(home, config, passphrase, console.print, _DRAIN_S) else _START_AGAIN
+    except FedBankError as error:
+        if getattr(error, "retry_after_s", None) is None:
+            raise
+        console.print(f"fedbank: {error}")  # a store or a Redis that is away: it may be back
+        return _START_AGAIN
 
 
 def token_command(words: Sequence[str]) -> int:

@@ -12,6 +12,7 @@ from fedbank_client.serving.bodies import DevelopmentBody, TokenShown
 from fedbank_client.serving.guard import BankRoute, ServiceOf, open_to_all
 from fedbank_client.serving.problems import RefusedError
 
+_FORWARDED = frozenset({"forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"})
 router = APIRouter(route_class=BankRoute, tags=["development"])
 
 
@@ -27,11 +28,19 @@ async def development_token(request: Request, service: ServiceOf, body: Developm
         raise RefusedError(problems.NOT_FOUND)
     peer, host = request.client.host if request.client else "", request.headers.get("host", "")
     origin = request.headers.get("origin")
+    if not _FORWARDED.isdisjoint(request.headers):  # by a proxy on this machine, for somebody who may be elsewhere
+        raise RefusedError(problems.NOT_HERE)
     if not is_loopback(peer) or not is_loopback(_name(host)) or origin not in (None, f"{request.url.scheme}://{host}"):
         raise RefusedError(problems.NOT_HERE)
     issuer, audience = service.development.issuer, service.development.audience
     token = await service.tokens.run(issuer.token, body.role, body.subject, audience, service.clock(), peer=peer)
     return TokenShown(access_token=token, expires_in=LIFETIME_S)
+
+
+@router.options("/v1/development/token", status_code=204, include_in_schema=False)
+@open_to_all
+async def is_here() -> None:
+    """For the pages, which offer such a token only where there is one."""
 
 
 def is_loopback(name: str) -> bool:

@@ -110,8 +110,11 @@ class ServiceFolder:
         database: Path | str = url or self.records
         path = Path(settings.key) if settings.key is not None else self.records_key
         is_new = not os.path.lexists(path)
-        if is_new and not make and not self.records.exists():
-            raise RecordsError(f"Expected records of a service in {self.path}, got none yet. Nothing is kept there.")
+        if not make and url is None and not self.records.exists():
+            raise RecordsError(
+                f"Expected the records of a service in {self.records}, got none. If the service keeps them in a "
+                "database, name it as there: records.database=FILE"
+            )
         if is_new and (not make or (url is None and self.records.exists())):
             raise RecordsError(
                 f"Expected the key {path} of the records in {(url and 'the database') or self.records}, got none. "

@@ -139,7 +139,7 @@ def _card(chosen: argparse.Namespace, config: ServeConfig) -> Card:
     bandwidth = chosen.bandwidth_gbs * _GB if chosen.bandwidth_gbs else known.bandwidth if known else None
     if memory is None or bandwidth is None:
         raise ConfigError(
-            f"Expected --card NAME ({', '.join(CARDS)}), or --memory-gib and --bandwidth-gbs, got neither. Say what "
+            f"Expected --card NAME ({', '.join(CARDS)}), or both --memory-gib and --bandwidth-gbs, got less. Say what "
             "the model has to fit in."
         )
     return Card(round(memory), bandwidth, config.engine.memory_share)

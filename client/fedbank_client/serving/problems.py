@@ -79,7 +79,7 @@ ENGINE_DOWN = Kind(
     "engine-down", 503, "The model does not answer", "Expected an answer of the model, got none. Try again later."
 )
 NO_RELEASE = Kind(
-    "no-release", 503, "There is no release to answer with", "Expected a release that may answer, got none adopted yet."
+    "no-release", 503, "There is no release to answer with", "Expected a release that may answer, got none."
 )
 NOT_READY = Kind("not-ready", 503, "The service cannot answer now")
 RECORDS = Kind(
@@ -147,6 +147,7 @@ class Problem:
         """As JSON; ``instance`` is the number that the service's log has."""
         kind = self.kind
         base = {"type": _URN + kind.name, "title": kind.title, "status": kind.status, "detail": self.detail}
+        base["message"] = self.detail  # the one member that OpenAI's client shows its user
         return {**base, "instance": f"urn:fedbank:request:{request_id}", **self.more}
 
 
@@ -203,6 +204,7 @@ SCHEMA: dict[str, Any] = {
         "title": {"type": "string"},
         "status": {"type": "integer"},
         "detail": {"type": "string"},
+        "message": {"type": "string", "description": "The detail again, where OpenAI's clients look for it"},
         "instance": {"type": "string"},
         "errors": {
             "type": "array",

@@ -60,7 +60,8 @@ def feedback_command(words: Sequence[str]) -> int:
     parser = _parser(
         "feedback",
         "Write the feedback that was approved as JSON lines, as data=jsonl data.path=FILE reads them. They hold what "
-        "customers wrote, under their own names: a customer is one unit of privacy, wherever a row comes from.",
+        "customers wrote, with tokens for personal data, under their own names: a customer is one unit of privacy, "
+        "wherever a row comes from. An erasure does not reach files that were written before.",
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="made its owner's only")
     chosen = parser.parse_intermixed_args(list(words))
@@ -73,7 +74,8 @@ def feedback_command(words: Sequence[str]) -> int:
     if chosen.json:
         print_json({"records": len(inquiries), "customers": customers})
     else:
-        say(f"Wrote {len(inquiries)} records of {customers} customers to {chosen.output}. Train: data=jsonl data.path=")
+        say(f"Wrote {len(inquiries)} rows, by {customers} of the customers, to {chosen.output}.")
+        say(f"Train on them with data=jsonl data.path={chosen.output}")
     return EXIT_OK
 
 
@@ -85,13 +87,13 @@ def erase_command(words: Sequence[str]) -> int:
         "standard input, or from a file: not from the command line, which others can read and shells remember. What "
         "is left is a hash in the evidence.",
     )
-    parser.add_argument("--customer-file", type=Path, metavar="FILE", help="whose first line is the customer's name")
+    parser.add_argument("--customer-file", type=Path, metavar="FILE", help="which holds the customer's name")
     chosen = parser.parse_intermixed_args(list(words))
     customer = _customer(chosen.customer_file)
     with _opened(chosen) as store:
         name = store.records.customer(customer)
         sessions = asyncio.run(_forget(store, name))
-        removed = store.records.erase(customer)
+        removed = store.records.erase(customer, now())
         with store.folder.open_evidence() as evidence:
             AnswerAudit(evidence).erased(name, removed.rows, store.operator())
         runs = is_held(store.folder.lock)
@@ -99,6 +101,8 @@ def erase_command(words: Sequence[str]) -> int:
         print_json({"rows": removed.rows, "keys": removed.keys, "sessions": sessions, "service_runs": runs})
         return EXIT_OK
     say(f"Erased {removed.rows} rows and {removed.keys} keys. The evidence names the customer as {name}.")
+    if not removed.rows and not removed.keys:
+        say("Nothing was kept under that name, now or since it was erased: see that it is written as in the tokens.")
     if runs:
         say(
             "A service runs in this folder. What it holds in memory of the conversation ends when that is idle: erase "
@@ -159,21 +163,21 @@ def _customer(path: Path | None) -> str:
     """One line; never repeated in an error."""
     try:
         if path is None:
-            content = sys.stdin.readline(_MOST_NAME + 1)
+            content = sys.stdin.read(_MOST_NAME + 1)
         else:
             with path.open(encoding="utf-8") as file:
-                content = file.readline(_MOST_NAME + 1)
+                content = file.read(_MOST_NAME + 1)
     except UnicodeDecodeError:
         content = ""
     except OSError as error:
         raise ConfigError(
             f"Expected a customer's name in {path}, got: {error.strerror}. Name the right file."
         ) from None
-    name = content.rstrip("\r\n")
-    if not name.strip() or len(content) > _MOST_NAME:
+    name = content.removeprefix("\ufeff").rstrip("\r\n")  # what some editors begin a file with
+    if not name.isprintable() or name != name.strip() or not name or len(content) > _MOST_NAME:
         raise ConfigError(
-            f"Expected a customer's name of at most {_MOST_NAME} characters in the first line, got none or a longer "
-            "one. Nothing was erased."
+            f"Expected one customer's name of at most {_MOST_NAME} characters in one line without blanks around it, "
+            "got none or something else. Nothing was erased."
         )
     return name
 

@@ -63,11 +63,13 @@ async def review_feedback(
     """Decide a candidate, once: whether it may enter training. The decision is in the audit log."""
     service = caller.service
 
+    def note() -> None:
+        service.audit.reviewed(request_id, approved=body.approve, by=caller.name)
+
     def decide() -> FeedbackShown:
         decided = service.feedback.review(
-            request_id, caller.name, caller.now, approve=body.approve, corrected=body.corrected
+            request_id, caller.name, caller.now, approve=body.approve, corrected=body.corrected, note=note
         )
-        service.audit.reviewed(request_id, approved=body.approve, by=caller.name)
         return feedback_shown(decided)
 
     return await service.store.run(decide)

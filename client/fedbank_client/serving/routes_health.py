@@ -26,7 +26,11 @@ async def health() -> Alive:
 async def ready(service: ServiceOf) -> Alive:
     """A question could be answered now; else why not, in fixed words."""
     if service.releases.rollout.stable is None:
-        raise RefusedError(problems.NOT_READY, "Expected a release that may answer, got none adopted yet.", _RETRY_S)
+        raise RefusedError(
+            problems.NOT_READY,
+            "Expected a release that may answer, got none: none was adopted yet, or it was refused. The log says why.",
+            _RETRY_S,
+        )
     if not (await service.engine.health()).ready:
         raise RefusedError(problems.NOT_READY, "Expected a model that answers, got one that does not.", _RETRY_S)
     return Alive()

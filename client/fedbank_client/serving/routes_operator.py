@@ -85,6 +85,6 @@ async def _erase(caller: Caller, customer: str) -> Erased:
     service = caller.service
     name = service.records.customer(customer)
     sessions = await service.answering.forget(name)
-    removed = await service.store.run(service.records.erase, customer)
+    removed = await service.store.run(service.records.erase, customer, caller.now)
     await service.store.run(service.audit.erased, name, removed.rows, caller.name)
     return Erased(rows=removed.rows, keys=removed.keys, sessions=sessions)

@@ -47,23 +47,28 @@ class Conversations:
     def add(self, *exchanges: Exchange) -> None:
         """Keep all of ``exchanges`` or none; they are on disk when this returns. A request id is used once.
 
+        But for those of customers who were erased since they asked: of these nothing is kept.
+
         Raises:
             RowError: one of them has a request id that was used.
         """
         if not exchanges:
             return
         with self._records.writing() as store:
-            rows = [self._row(store, exchange) for exchange in exchanges]
+            rows = [row for row in (self._row(store, exchange) for exchange in exchanges) if row is not None]
             try:
-                store.connection.execute(_INSERT, rows)
+                if rows:
+                    store.connection.execute(_INSERT, rows)
             except IntegrityError:
                 names = ", ".join(exchange.request_id for exchange in exchanges)
                 raise RowError(
                     f"Expected a new request id, got {names!r:.70}, which has an answer. Draw another."
                 ) from None
 
-    def _row(self, store: Transaction, exchange: Exchange) -> dict[str, object]:
+    def _row(self, store: Transaction, exchange: Exchange) -> dict[str, object] | None:
         customer, at = self._records.customer(exchange.customer), exchange.at.timestamp()
+        if store.is_erased(customer, exchange.at):
+            return None
         text = {
             name: getattr(exchange, name)
             for name in ("session_id", "release", "customer", "question", "answer", "topic", "language")

@@ -4,7 +4,7 @@ An approved one is an ``Inquiry`` like those of the bank's logs, under the same 
 would be two units of privacy. That id leaves the bank's store for the bank's own training data only.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from typing import Any, Literal
 from sqlalchemy import delete, func, insert, select, update
 
 from fedbank.data.inquiry import Inquiry
+from fedbank.data.redact import Vault, redact_or_mask
 from fedbank.errors import FedBankError
 from fedbank.serving.store.conversations import Exchange, UnknownRequestError, find_exchange
 from fedbank.serving.store.records import Records, Transaction
@@ -78,8 +79,19 @@ class FeedbackDesk:
             }
             store.connection.execute(insert(FEEDBACK).values(values))
 
-    def review(self, request_id: str, reviewer: str, now: datetime, *, approve: bool, corrected: str = "") -> Feedback:
+    def review(
+        self,
+        request_id: str,
+        reviewer: str,
+        now: datetime,
+        *,
+        approve: bool,
+        corrected: str = "",
+        note: Callable[[], None] = lambda: None,
+    ) -> Feedback:
         """Decide a candidate, once. ``reviewer`` is the pseudonym of a principal; what was decided is given back.
+
+        ``note`` writes the evidence before the decision stands: if it raises, nothing is decided.
 
         Raises:
             UnknownRequestError: there is no feedback on that request.
@@ -103,6 +115,7 @@ class FeedbackDesk:
             sealed = store.seal(row.customer, place, text)
             decided = {"state": state, "reviewer": reviewer, "reviewed_at": now.timestamp(), "sealed": sealed}
             store.connection.execute(update(FEEDBACK).where(FEEDBACK.c.request_id == request_id).values(decided))
+            note()
             return _feedback(store, _row(store, request_id))
 
     def listed(self, state: State, limit: int = 100) -> list[Feedback]:
@@ -123,7 +136,10 @@ class FeedbackDesk:
         }
 
     def approved_inquiries(self) -> list[Inquiry]:
-        """What was approved and not erased or purged since, oldest first: rows for the bank's next training."""
+        """What was approved and not erased or purged since, oldest first: rows for the bank's next training.
+
+        Without personal data but the customer's name, by which a unit of privacy is told from another.
+        """
         with self._records.reading() as store:
             return [_inquiry(feedback) for feedback in _all(store, "approved", None)]
 
@@ -151,6 +167,8 @@ def _place(request_id: str, helpful: bool, state: str, reviewer: str | None) -> 
 
 
 def _inquiry(feedback: Feedback) -> Inquiry:
-    exchange = feedback.exchange
-    answer = feedback.corrected or exchange.answer
-    return Inquiry(exchange.question, answer, exchange.customer, exchange.topic, exchange.language)
+    """As the model is asked: personal data are tokens, the same ones in question and answer."""
+    exchange, vault = feedback.exchange, Vault()
+    question = redact_or_mask(exchange.question, vault)
+    answer = redact_or_mask(feedback.corrected or exchange.answer, vault)
+    return Inquiry(question, answer, exchange.customer, exchange.topic, exchange.language)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection, bindparam, delete, insert, select
 
@@ -20,7 +20,11 @@ _HOLDS = [table for table in METADATA.sorted_tables if "customer" in table.c and
 """Where a customer has rows."""
 _AGES = [table for table in METADATA.sorted_tables if "at" in table.c]
 _KEY_OF = select(CUSTOMERS.c.wrapped_key).where(CUSTOMERS.c.customer == bindparam("customer"))
-"""Made once: it is asked with every answer."""
+_MARK_OF = select(STORE.c.value).where(STORE.c.name == bindparam("mark"))
+"""Made once: they are asked with every answer."""
+_ERASED = "erased "
+_ON_ITS_WAY = timedelta(seconds=2)
+"""A worker that holds a customer's question asks it within this time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,11 @@ class Transaction:
             f"Expected the row {' '.join(map(str, place))} as this bank sealed it, got one that was changed or is of "
             "another bank. It was not used; restore the store from a backup."
         )
+
+    def is_erased(self, customer: str, at: datetime) -> bool:
+        """Whether the customer was erased after ``at``, when an answer that is still on its way began."""
+        mark = self.connection.execute(_MARK_OF, {"mark": _mark(self._key, customer)}).scalar_one_or_none()
+        return mark is not None and at <= datetime.fromisoformat(mark) + _ON_ITS_WAY
 
     def _key_of(self, customer: str) -> bytes | None:
         if customer not in self._keys:
@@ -104,10 +113,17 @@ class Records:
         with self._database.reading() as connection:
             yield Transaction(connection, self._key)
 
-    def erase(self, name: str) -> Removed:
-        """Destroy the customer's key and every row, and overwrite them in the file; again if it was interrupted."""
+    def erase(self, name: str, now: datetime | None = None) -> Removed:
+        """Destroy the customer's key and every row, and overwrite them in the file; again if it was interrupted.
+
+        What is left is a mark with the time (``now``; ``None``: this machine's), so that no process keeps an answer
+        that it began before. It names nobody: it is another pseudonym than that of rows and evidence.
+        """
         customer, rows = self.customer(name), 0
+        mark, at = _mark(self._key, customer), _stamp(now or datetime.now(UTC))
         with self._database.writing() as connection:
+            connection.execute(delete(STORE).where(STORE.c.name == mark))
+            connection.execute(insert(STORE).values(name=mark, value=at))
             for table in _HOLDS:
                 rows += connection.execute(delete(table).where(table.c.customer == customer)).rowcount
             keys = connection.execute(delete(CUSTOMERS).where(CUSTOMERS.c.customer == customer)).rowcount
@@ -120,6 +136,8 @@ class Records:
         with self._database.writing() as connection:
             for table in _AGES:
                 rows += connection.execute(delete(table).where(table.c.at < before)).rowcount
+            marks = (STORE.c.name.startswith(_ERASED), STORE.c.value < _stamp(now - retention))
+            connection.execute(delete(STORE).where(*marks))
             idle = [CUSTOMERS.c.customer.not_in(select(table.c.customer)) for table in _HOLDS]
             keys = connection.execute(delete(CUSTOMERS).where(*idle)).rowcount
         self._database.scrub()
@@ -128,6 +146,15 @@ class Records:
     def close(self) -> None:
         """Close every connection."""
         self._database.close()
+
+
+def _stamp(at: datetime) -> str:
+    """Of equal length, so that earlier ones are less."""
+    return at.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _mark(key: RecordsKey, customer: str) -> str:
+    return _ERASED + key.pseudonym("erased", customer)
 
 
 def _place(customer: str, place: tuple[object, ...]) -> str:

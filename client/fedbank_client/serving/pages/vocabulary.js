@@ -60,7 +60,7 @@ export const VOCABULARY = {
   "ops.notready": ["不可用", "down"],
   "ops.running": ["正在回答", "Being answered"],
   "ops.waiting": ["排队", "Waiting"],
-  "ops.minute": ["上一分钟回答", "Answers / min"],
+  "ops.minute": ["上一分钟回答", "Answers, last minute"],
   "ops.p50": ["延迟中位数", "Median latency"],
   "ops.p95": ["延迟 95 分位", "95th percentile"],
   "ops.failures": ["一小时内失败", "Failed in 1 h"],
@@ -68,7 +68,7 @@ export const VOCABULARY = {
   "ops.traffic": ["最近一小时流量", "Traffic of the last hour"],
   "ops.quiet": ["最近一小时没有请求。", "Nobody has asked anything in the last hour."],
 
-  "chart.answers": ["每分钟回答数", "Answers per minute"],
+  "chart.answers": ["每分钟提问数", "Questions per minute"],
   "chart.answered": ["已回答", "answered"],
   "chart.failures": ["失败", "failed"],
   "chart.refused": ["拒绝", "refused"],
