@@ -120,16 +120,16 @@ def redact(text: str, *, policy: Policy = DEFAULT, vault: Vault | None = None) -
 
 
 def redact_or_mask(text: str, vault: Vault) -> str:
-    """As ``redact``, of what was said before or by the bank: a secret in it is starred, which refuses nothing."""
+    """As ``redact``, of what was said before or by the bank: a secret is left out of it, and refuses nothing."""
     try:
         return redact(text, vault=vault).text
     except RefusedTextError as refused:
         plain = text
         for start, end in sorted(refused.places, reverse=True):
-            plain = f"{plain[:start]}****{plain[end:]}"
+            plain = f"{plain[:start]}…{plain[end:]}"
     try:
         return redact(plain, vault=vault).text
-    except RefusedTextError:  # the stars have made another one
+    except RefusedTextError:  # what is left holds another one
         return mask(text)
 
 
