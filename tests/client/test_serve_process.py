@@ -158,3 +158,22 @@ def check_what_is_left(home: Home) -> None:
     assert "POST /v1/query 200" in log and "信用卡" not in log and "C-10023" not in log
     with ServiceFolder(home).exclusive():
         pass
+
+
+def test_what_may_be_back_is_worth_another_start_and_what_a_person_has_to_do_is_not(tmp_path: Path) -> None:
+    home, away = tiny_bank(tmp_path)[2], tmp_path / "redis"
+    away.write_text("redis://127.0.0.1:1\n")
+    away.chmod(0o600)
+    wanted = {f"redis.url={away}": (1, "Expected an answer of Redis"), "--passphrase": (2, "Use --passphrase-file")}
+    for word, (code, said) in wanted.items():
+        command = ["client", "serve", "--dir", str(home.folder), "--unsupervised", "port=0", word]
+        ended = subprocess.run(
+            [sys.executable, "-P", "-m", "fedbank.cli", *command],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            start_new_session=True,  # no terminal to ask at
+        )
+        assert (ended.returncode, said in ended.stderr) == (code, True), ended.stderr
+        assert "Traceback" not in ended.stderr
