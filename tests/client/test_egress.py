@@ -178,7 +178,6 @@ OPENS = {
 """Modules that could reach further than this process: Flower's routes, the members' repository, ``/health``, the
 bank's TLS; a base model that is named; the bank's own processes, one of which has its sockets taken away."""
 SERVES = {
-    "serving/app.py": {"fedbank.serving.sharing.redis_link", "fedbank.serving.store.database"},
     "serving/commands.py": {"fedbank.supervision"},
     "serving/development.py": {"urllib"},
     "serving/engines.py": {"fedbank.serving.engines.openai_engine", "fedbank.serving.engines.vllm"},
@@ -194,6 +193,7 @@ SERVES = {
     "serving/running.py": {"socket", "ssl"},
     "serving/server.py": {"ssl"},
     "serving/shared_stores.py": {"fedbank.serving.sharing.redis_link"},
+    "serving/telling.py": {"fedbank.serving.sharing.redis_link", "fedbank.serving.store.database"},
     "serving/tls.py": {"ssl"},
     "serving/wiring.py": {"fedbank.serving.access.jwks"},
 }

@@ -247,12 +247,14 @@ def test_an_error_of_the_service_says_nothing_and_its_log_only_where(
     ],
 )
 def test_what_cannot_be_kept_is_not_answered(
-    break_it: str, name: str, retry: bool, tmp_path: Path, portal: BlockingPortal
+    break_it: str, name: str, retry: bool, tmp_path: Path, portal: BlockingPortal, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def run() -> httpx.Response:
         async with a_service(tmp_path, Setting(patience_s=0.05)) as world, world.client() as client:
             with BREAKS[break_it](world):
                 found = await client.post(Q, **query())
+                ready = await client.get("/ready")
+                assert (ready.status_code, ready.json()["type"]) == (503, "urn:fedbank:problem:not-ready")
             assert (await client.post(Q, **query())).status_code == 200
             return found
 
@@ -260,6 +262,7 @@ def test_what_cannot_be_kept_is_not_answered(
     assert (answer.status_code, answer.json()["type"]) == (503, f"urn:fedbank:problem:{name}")
     assert not retry or int(answer.headers["retry-after"]) >= 1
     assert "answer" not in answer.json() and str(tmp_path) not in answer.text
+    assert f"{name}. Expected" in caplog.text and WORDS not in caplog.text, "the operator reads what to mend"
 
 
 def test_json_is_bounded_in_depth_whatever_it_is_made_of() -> None:

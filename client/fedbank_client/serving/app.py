@@ -12,9 +12,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from fedbank.errors import FedBankError
-from fedbank.evidence.errors import EvidenceError
-from fedbank.serving.sharing.redis_link import SharedStoreError
-from fedbank.serving.store.database import RecordsError
 from fedbank_client.serving import (
     development,
     routes_ask,
@@ -26,7 +23,7 @@ from fedbank_client.serving import (
     routes_operator,
     routes_pages,
 )
-from fedbank_client.serving.edge import LOG, REQUEST_ID, Edge, where
+from fedbank_client.serving.edge import REQUEST_ID, Edge
 from fedbank_client.serving.guard import SCHEME, BankRoute, open_to_all
 from fedbank_client.serving.problems import (
     INTERNAL,
@@ -40,9 +37,9 @@ from fedbank_client.serving.problems import (
     Kind,
     Problem,
     RefusedError,
-    problem_of,
 )
 from fedbank_client.serving.service import Service
+from fedbank_client.serving.telling import told
 
 _ROUTERS = (
     routes_ask.router,
@@ -55,8 +52,6 @@ _ROUTERS = (
     routes_pages.router,
 )
 _MOST_ERRORS = 20
-_KEEPING = (RecordsError, EvidenceError, SharedStoreError)
-"""Their words are ours, name no customer, and say what an operator has to mend."""
 _FRAMEWORKS = "#/components/schemas/HTTPValidationError"
 _ABOUT = "A bank's service for its customers' inquiries. Every error is a problem document (RFC 9457)."
 
@@ -116,14 +111,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
-    told = RefusedError(LATE) if isinstance(error, TimeoutError) else error
-    problem = problem_of(told)
-    if problem.kind is INTERNAL:
-        LOG.error("request %s failed: %s", getattr(request.state, REQUEST_ID), where(error))
-    elif problem.kind.status == 503:
-        why = f". {error}" if isinstance(error, _KEEPING) else ""
-        LOG.warning("request %s: %s%s", getattr(request.state, REQUEST_ID), problem.kind.name, why)
-    return _answer(request, problem)
+    return _answer(request, told(request, RefusedError(LATE) if isinstance(error, TimeoutError) else error))
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:

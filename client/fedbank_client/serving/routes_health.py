@@ -33,6 +33,8 @@ async def ready(service: ServiceOf) -> Alive:
         )
     if not (await service.engine.health()).ready:
         raise RefusedError(problems.NOT_READY, "Expected a model that answers, got one that does not.", _RETRY_S)
+    if service.keeping.is_failing():
+        raise RefusedError(problems.NOT_READY, "Expected a place for what is answered, got none lately.", _RETRY_S)
     return Alive()
 
 

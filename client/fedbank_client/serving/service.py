@@ -1,5 +1,7 @@
 """All that the routes need of the bank's service, put together by its command."""
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,6 +21,8 @@ from fedbank.serving.store.records import Records
 from fedbank.serving.store.vault import RecordsKey
 from fedbank_client.serving.limits import HttpLimits, Rates, Threads
 
+_FAILING_S = 5.0
+
 
 @dataclass(frozen=True, slots=True)
 class Development:
@@ -26,6 +30,21 @@ class Development:
 
     issuer: DevelopmentIssuer
     audience: str
+
+
+@dataclass(slots=True)
+class Keeping:
+    """Whether the store, the shared store and the evidence took what was answered lately."""
+
+    _failed_at: float = -math.inf
+
+    def failed(self) -> None:
+        """One of them refused now."""
+        self._failed_at = time.monotonic()
+
+    def is_failing(self) -> bool:
+        """It is a few seconds since: after them another question may find them mended."""
+        return time.monotonic() - self._failed_at < _FAILING_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +68,7 @@ class Service:
     audit: AnswerAudit
     evidence: EvidenceLog
     rates: Rates
+    keeping: Keeping = field(default_factory=Keeping)
     development: Development | None = None
     limits: HttpLimits = field(default_factory=HttpLimits)
     worker: str = "serve"

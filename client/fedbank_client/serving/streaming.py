@@ -12,8 +12,9 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from fedbank.serving.answering import Answered, Delta, Started
-from fedbank_client.serving.edge import LOG, REQUEST_ID, where
-from fedbank_client.serving.problems import INTERNAL, LATE, RefusedError, kind_of, problem_of
+from fedbank_client.serving.edge import REQUEST_ID
+from fedbank_client.serving.problems import LATE, RefusedError
+from fedbank_client.serving.telling import told
 
 T = TypeVar("T")
 Event = Started | Delta | Answered
@@ -130,11 +131,8 @@ async def following(flow: Flow, events: list[Event], deadline: float) -> AsyncGe
 
 
 def problem_in_stream(request: Request, error: Exception) -> dict[str, Any]:
-    """The problem document of what went wrong after the status was sent; errors of the service go into its log."""
-    number = getattr(request.state, REQUEST_ID)
-    if kind_of(error) is INTERNAL:
-        LOG.error("request %s failed: %s", number, where(error))
-    return problem_of(error).document(number)
+    """The problem document of what went wrong after the status was sent."""
+    return told(request, error).document(getattr(request.state, REQUEST_ID))
 
 
 def frame(data: Any, event: str = "") -> str:
