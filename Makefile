@@ -41,7 +41,7 @@ coverage: $(READY)  ## every branch of fedbank/privacy is taken by its fast test
 pitfalls: $(READY)  ## every seeded defect of the 31 privacy pitfalls must make its test fail
 	$(BIN)/python tests/mutants/run.py --pitfalls
 
-mutants: $(READY)  ## every seeded defect of every guarantee must make its test fail; half an hour
+mutants: $(READY)  ## every seeded defect of every guarantee must make its test fail; three quarters of an hour
 	$(BIN)/python tests/mutants/run.py
 
 $(READY): pyproject.toml constraints.txt deploy/install_torch.py
