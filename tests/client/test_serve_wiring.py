@@ -41,9 +41,11 @@ def home(prepared: Path, tmp_path: Path) -> Home:
     return read_home(shutil.copytree(prepared, tmp_path / "bank"))
 
 
-def served(home: Home, use: Use, *overrides: str, passphrase: bytes | None = None) -> list[str]:
-    """``use`` of an open service; what it said to the console."""
-    said: list[str] = []
+def served(
+    home: Home, use: Use, *overrides: str, passphrase: bytes | None = None, said: list[str] | None = None
+) -> list[str]:
+    """``use`` of an open service; what it said to the console, which is added to ``said``."""
+    said = [] if said is None else said
 
     async def run() -> None:
         async with opened_service(home, load_serve([*overrides]), passphrase, said.append) as opened:
@@ -77,6 +79,17 @@ def test_a_bank_that_has_adopted_a_release_answers_with_it_and_keeps_what_it_sai
         assert exchange.question == "How do I open an account?" and exchange.release == "tiny-1"
 
     served(home, read_again)
+
+
+@pytest.mark.parametrize(("file", "words"), [("evidence", "A log must not be edited"), ("rollout", "rollout.json")])
+def test_a_damaged_file_is_told_before_a_model_is_loaded(file: str, words: str, home: Home) -> None:
+    served(home, one_answer)
+    path = getattr(ServiceFolder(home), file)
+    path.write_bytes(path.read_bytes().replace(b"tiny-1", b"tiny-2", 1)[: -1 if file == "rollout" else None])
+    said: list[str] = []
+    with pytest.raises(FedBankError, match=words):
+        served(home, nothing, said=said)
+    assert not said
 
 
 def test_without_a_release_it_starts_says_why_and_takes_up_what_a_sync_adopts(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from fedbank.serving.monitor import Monitor
 from fedbank.serving.personal_data import PersonalData
 from fedbank.serving.pipeline import Pipeline
 from fedbank.serving.rollout.desk import Note, ReleaseDesk, RolloutSettings
+from fedbank.serving.rollout.file import read_rollout
 from fedbank.serving.rollout.mirroring import Mirror, Probe
 from fedbank.serving.rollout.stages import Gates
 from fedbank.serving.sharing.shared_answers import SharedAnswers
@@ -77,7 +78,9 @@ async def opened_service(
         stack.enter_context(folder.exclusive())
         verifier, development = access_of(config, folder.path)
         probes, instruction = _probes(config.rollout), read_instruction(config.instruction)
+        read_rollout(folder.rollout)  # what is damaged is told before a model is loaded, and not with every question
         evidence = stack.enter_context(folder.open_evidence())
+        evidence.checkpoint()
         records, key = folder.open_records(config.records, passphrase)
         stack.callback(records.close)
         sessions, cache = await shared_stores(config, key, stack)
