@@ -170,7 +170,7 @@ def test_whoever_stops_waiting_is_kept_all_the_same(tmp_path: Path) -> None:
         waiting[0].cancel()
         await asyncio.sleep(0)
         kept.gate.set()
-        told = await asyncio.gather(*waiting, return_exceptions=True)
+        told = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 10)
         assert isinstance(told[0], asyncio.CancelledError) and told[1] is None
 
     with keeping(tmp_path) as kept:
