@@ -2,7 +2,8 @@
 
 import hashlib
 import threading
-from datetime import timedelta
+import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from fedbank.errors import ModelError, RunError
 from fedbank.release.change import Draft, anew
 from fedbank.release.contents import MANIFEST
 from fedbank.release.errors import ReleaseError
+from fedbank.release.offline import Verified
 from fedbank.sealing.keys import SigningKey
 from fedbank_client.serving.source import ReleaseSource
 
@@ -183,10 +185,19 @@ def test_a_word_that_a_sync_is_just_writing_is_waited_for(
     targets = bank.home.trust / "targets.json"
     whole = targets.read_bytes()
     targets.write_bytes(whole[:100])
-    offered = []
+    offered, looks = [], []
+
+    class Watched(ReleaseSource):
+        def _by_the_newest_word(self, folder: Path, now: datetime) -> Verified:
+            looks.append(folder)
+            return super()._by_the_newest_word(folder, now)
+
+    watched = Watched(source._home, source._base)
     with open_locked(bank.home.folder / "lock", write=True):
-        looking = threading.Thread(target=lambda: offered.append(source.offered(world.now)))
+        looking = threading.Thread(target=lambda: offered.append(watched.offered(world.now)))
         looking.start()
+        while len(looks) < 2 and looking.is_alive():  # it has seen the half, and looks again
+            time.sleep(0.005)
         targets.write_bytes(whole)
         looking.join(20)
     assert offered and offered[0] is not None
