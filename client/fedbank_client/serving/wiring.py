@@ -6,7 +6,6 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from fedbank.config import ServeConfig
 from fedbank.config.schema import RolloutConfig
@@ -35,6 +34,8 @@ from fedbank.serving.store.audit import AnswerAudit
 from fedbank.serving.store.conversations import Conversations
 from fedbank.serving.store.feedback import FeedbackDesk
 from fedbank.serving.store.jobs import Jobs
+from fedbank.serving.store.records import Records
+from fedbank.serving.store.vault import RecordsKey
 from fedbank_client.home import Home
 from fedbank_client.loading import model_folder
 from fedbank_client.policy import read_policy
@@ -76,7 +77,7 @@ async def opened_service(
     folder = ServiceFolder(home)
     async with AsyncExitStack() as stack:
         stack.enter_context(folder.exclusive())
-        verifier, development = access_of(config, folder.path)
+        access = access_of(config, folder.path)
         probes, instruction = _probes(config.rollout), read_instruction(config.instruction)
         read_rollout(folder.rollout)  # what is damaged is told before a model is loaded, and not with every question
         evidence = stack.enter_context(folder.open_evidence())
@@ -91,8 +92,7 @@ async def opened_service(
         stack.push_async_callback(releases.close)
         mirror = Mirror(engine, releases, probes)
         stack.push_async_callback(mirror.close)
-        stages: list[Any] = [PersonalData(), AiNotice()]
-        pipeline = Pipeline(stages)
+        pipeline = Pipeline((PersonalData(), AiNotice()))
         worker = ThreadPoolExecutor(_RECORD_THREADS, "fedbank-records")
         stack.callback(worker.shutdown)
         desks = Desks(
@@ -113,26 +113,40 @@ async def opened_service(
         most = AnswerLimits(limits.question_characters, limits.answer_tokens, limits.max_answer_tokens)
         answering = Answering(desks, most, records.customer)
         stack.push_async_callback(answering.close)
-        service = Service(
-            answering=answering,
-            verifier=verifier,
-            key=key,
-            records=records,
-            conversations=desks.conversations,
-            feedback=FeedbackDesk(records),
-            jobs=Jobs(records),
-            releases=releases,
-            monitor=desks.monitor,
-            engine=engine,
-            audit=desks.audit,
-            evidence=evidence,
-            rates=Rates(limits.per_minute / 60, limits.burst, most_open=_OPEN_QUESTIONS),
-            development=development,
-            limits=HttpLimits(request_s=limits.request_s, shutdown_s=stop_s),
-        )
+        service = _service(config, desks, answering, (records, key), evidence, access, stop_s)
         stack.callback(service.tokens.close)
         stack.callback(service.store.close)
         yield Opened(service, mirror, started.ended)
+
+
+def _service(
+    config: ServeConfig,
+    desks: Desks,
+    answering: Answering,
+    kept: tuple[Records, RecordsKey],
+    evidence: EvidenceLog,
+    access: tuple[TokenVerifier, Development | None],
+    stop_s: int,
+) -> Service:
+    """What the routes need."""
+    (records, key), (verifier, development), limits = kept, access, config.limits
+    return Service(
+        answering=answering,
+        verifier=verifier,
+        key=key,
+        records=records,
+        conversations=desks.conversations,
+        feedback=FeedbackDesk(records),
+        jobs=Jobs(records),
+        releases=desks.releases,
+        monitor=desks.monitor,
+        engine=desks.engine,
+        audit=desks.audit,
+        evidence=evidence,
+        rates=Rates(limits.per_minute / 60, limits.burst, most_open=_OPEN_QUESTIONS),
+        development=development,
+        limits=HttpLimits(request_s=limits.request_s, shutdown_s=stop_s),
+    )
 
 
 def access_of(config: ServeConfig, folder: Path) -> tuple[TokenVerifier, Development | None]:
