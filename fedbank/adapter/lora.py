@@ -1,8 +1,9 @@
 """PEFT LoRA on a loaded base model: attach, read, write."""
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,26 @@ class LoraSettings:
     trainable: str
     last_layers: int | None = None
     dropout: float = 0.0
+
+
+@dataclass(slots=True)
+class Shared:
+    """What all replicas of a model have in common: what was found out about how it computes on this machine.
+
+    ``verdicts`` are kept by what was tried; ``lock`` is held while something is tried.
+    """
+
+    verdicts: dict[Hashable, bool] = field(default_factory=dict)
+    lock: Any = field(default_factory=RLock)
+    _twin: "AdaptedModel | None" = None
+
+    def twin(self, model: "AdaptedModel", prepare: "Callable[[AdaptedModel], None]") -> "AdaptedModel":
+        """A replica of ``model`` to try things on, made once and given to ``prepare`` then."""
+        with self.lock:
+            if self._twin is None:
+                self._twin = model.replica()
+                prepare(self._twin)
+            return self._twin
 
 
 class AdaptedModel:
@@ -86,6 +107,7 @@ class AdaptedModel:
         for name, parameter in self._parameters.items():
             parameter.requires_grad_(name in trainable)
         self.parameters = tuple(self._parameters[name] for name in trainable)
+        self.shared = Shared()
 
     def replica(self) -> "AdaptedModel":
         """Another model with an adapter of its own, equal for now; the frozen base weights are shared, not copied."""
@@ -93,7 +115,7 @@ class AdaptedModel:
         frozen = [
             tensor for tensor in (*self.peft_model.parameters(), *self.peft_model.buffers()) if id(tensor) not in own
         ]
-        return copy.deepcopy(self, {id(tensor): tensor for tensor in frozen})
+        return copy.deepcopy(self, {id(kept): kept for kept in (*frozen, self.shared)})
 
     def trainable_linears(self) -> list[tuple[nn.ModuleDict, nn.Linear]]:
         """The trainable LoRA layers with the container each sits in, in the order of ``parameters``."""

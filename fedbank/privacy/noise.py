@@ -84,17 +84,22 @@ def fresh_key() -> bytes:
     return secrets.token_bytes(KEY_BYTES)
 
 
-def add_gaussian(sums: tuple[Tensor, ...], std: float, grid: float, stream: RandomStream) -> tuple[Tensor, ...]:
-    """``sums`` plus N(0, std²) in every coordinate, rounded to multiples of ``grid``.
+def add_gaussian(
+    sums: tuple[Tensor, ...], std: float, grid: float, stream: RandomStream, *, step: float
+) -> tuple[Tensor, ...]:
+    """Exact ``sums`` plus N(0, std²) in every coordinate, rounded to multiples of ``grid``; fp32.
 
-    One draw for all tensors together, in their order. The rounding is public post-processing that hides the
-    floating-point pattern of the sum (Mironov 2012, doi:10.1145/2382196.2382264).
+    ``sums`` are int64 in steps of ``step``. One draw for all tensors together, in their order. The noise is rounded to
+    whole steps and added in integers: that is the exact sum with continuous noise, rounded afterwards, since rounding
+    down commutes with adding an integer. So both roundings are public post-processing, which hides the floating-point
+    pattern of the noise (Mironov 2012, doi:10.1145/2382196.2382264).
     """
-    variates = torch.from_numpy(stream.normal(sum(tensor.numel() for tensor in sums)))
+    variates = stream.normal(sum(tensor.numel() for tensor in sums))
+    noise = torch.from_numpy(np.floor(variates * (std / step) + 0.5).astype(np.int64))
     released, start = [], 0
     for tensor in sums:
-        part = variates[start : start + tensor.numel()].reshape(tensor.shape)
+        part = noise[start : start + tensor.numel()].reshape(tensor.shape)
         start += tensor.numel()
-        noisy = tensor.double().cpu() + std * part
-        released.append((torch.round(noisy / grid) * grid).float().to(tensor.device))
+        noisy = (tensor.cpu() + part).double() * (step / grid)
+        released.append((torch.round(noisy) * grid).float().to(tensor.device))
     return tuple(released)

@@ -243,7 +243,7 @@ class PrivacyPlan:
     def release(self, total: ClippedSum, stream: RandomStream) -> tuple[Tensor, ...]:
         """Add the noise once, round to the public grid, divide by the public expected batch size."""
         std = self.noise_multiplier * total.sensitivity
-        noisy = add_gaussian(total.tensors, std, self.clip_norm / self.grid_steps, stream)
+        noisy = add_gaussian(total.steps, std, self.clip_norm / self.grid_steps, stream, step=total.step)
         return tuple(tensor / self.sampling.expected_batch_size for tensor in noisy)
 
     def digest(self) -> str:
@@ -321,7 +321,7 @@ class UnprotectedPlan:
 
     def clip(self, grads_UP: Sequence[Tensor]) -> ClippedSum:
         """The plain sum; nothing bounds what one unit contributes."""
-        return ClippedSum(tuple(grad.float().sum(dim=0) for grad in grads_UP), math.inf)
+        return ClippedSum(tuple(grad.double().sum(dim=0) for grad in grads_UP), 1.0, math.inf)
 
     def release(self, total: ClippedSum, stream: RandomStream) -> tuple[Tensor, ...]:
         """The sum divided by the expected batch size; ``stream`` is not used."""

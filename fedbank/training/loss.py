@@ -1,7 +1,8 @@
 """Cross-entropy of the answer tokens, one number per record, in chunks so that a large vocabulary fits.
 
 Never the model's own ``labels=`` loss: it divides by the tokens of the whole batch, which couples one
-customer's gradient to their batch mates.
+customer's gradient to their batch mates. For the same reason a record takes as many rows of the output layer as its
+batch's shape says, however many answer tokens it and its batch mates have: rows without a token are zero.
 """
 
 from typing import Any
@@ -31,15 +32,16 @@ def predict(model: Any, batch: RecordBatch) -> tuple[Tensor, Tensor]:
 def record_losses(model: Any, batch: RecordBatch) -> Tensor:
     """(N,) mean cross-entropy in nats over each record's own answer tokens, ready for backward."""
     hidden_MD = _answer_states(model, batch)
-    chunks = list(_chunks(hidden_MD, batch.target_M, model.config.vocab_size))
+    places = len(batch.weight_N) * batch.answers
+    hidden = hidden_MD.new_zeros(places, hidden_MD.shape[1]).index_copy(0, batch.slot_M, hidden_MD)
+    target = batch.target_M.new_zeros(places).index_copy(0, batch.slot_M, batch.target_M)
+    chunks = list(_chunks(hidden, target, model.config.vocab_size))
     if len(chunks) == 1:
-        losses_M = _chunk_loss(hidden_MD, batch.target_M, model)
+        losses = _chunk_loss(hidden, target, model)
     else:
-        losses_M = torch.cat(
-            [checkpoint(_chunk_loss, hidden, target, model, use_reentrant=False) for hidden, target in chunks]
-        )
-    sums_N = torch.zeros(len(batch.weight_N), device=losses_M.device).index_add(0, batch.row_M, losses_M)
-    return sums_N / batch.answer_length_N
+        losses = torch.cat([checkpoint(_chunk_loss, *chunk, model, use_reentrant=False) for chunk in chunks])
+    sums_N = torch.zeros(len(batch.weight_N), device=losses.device)
+    return sums_N.index_add(0, batch.row_M, losses[batch.slot_M]) / batch.answer_length_N
 
 
 def _answer_states(model: Any, batch: RecordBatch) -> Tensor:

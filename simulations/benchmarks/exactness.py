@@ -94,7 +94,7 @@ def errors(engine: str, case: tuple[str, str, str, float], checkpointing: str) -
         except ModelError:
             return None
         flat = torch.cat([torch.from_numpy(tensor).flatten() for tensor in change.values()])
-        expected = reference[order(data, micro_batch)]
+        expected = reference[order(data)]
         found = relative(plan.gradients(), expected), relative(flat, step_change(reference, plan, RATE))
         worst = max(worst[0], found[0]), max(worst[1], found[1])
     return worst

@@ -18,6 +18,7 @@ from fedbank.data.encode import EncodedUnits
 from fedbank.privacy.clipping import ClippedSum, clip_and_sum
 from fedbank.privacy.noise import RandomStream
 from fedbank.privacy.plan import Sampling, TrainingPlan
+from fedbank.training.batches import shape_of
 from fedbank.training.dropout import DropoutMasks, record_dropout
 
 
@@ -61,13 +62,9 @@ def mask_seed(stream: RandomStream) -> int:
     return int(stream.uniform(1)[0] * 2**52)
 
 
-def order(data: EncodedUnits, micro_batch: int) -> list[int]:
-    """All customers as a round takes them: shortest records first, within a micro-batch fewest records first."""
-    lengths, counts = np.diff(data.record_starts), data.records_per_unit()
-    longest = [int(lengths[records_of(data, unit)].max()) for unit in range(data.num_units)]
-    units = sorted(range(data.num_units), key=longest.__getitem__)
-    parts = (units[first : first + micro_batch] for first in range(0, len(units), micro_batch))
-    return [unit for part in parts for unit in sorted(part, key=counts.__getitem__)]
+def order(data: EncodedUnits) -> list[int]:
+    """All customers as a round takes them: those of one shape together."""
+    return sorted(range(data.num_units), key=lambda unit: shape_of(data, np.asarray(records_of(data, unit))))
 
 
 def records_of(data: EncodedUnits, unit: int) -> range:

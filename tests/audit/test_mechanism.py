@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from fedbank.audit.mechanism import Trials, audit_invalid_gradient, audit_mechanism
-from fedbank.privacy.clipping import ClippedSum
+from fedbank.privacy.clipping import GRID_STEPS, ClippedSum
 from fedbank.privacy.noise import RandomStream
 from fedbank.privacy.plan import PrivacyPlan, Sampling
 
@@ -30,14 +30,21 @@ class HalfTheNoise(PrivacyPlan):
         return super().release(replace(total, sensitivity=0.5 * total.sensitivity), stream)
 
 
+def _unclipped(sums, clip_norm):
+    """What is not finite is as large as an integer can be."""
+    step = clip_norm / GRID_STEPS
+    steps = tuple((tensor.double() / step).nan_to_num(2.0**61, 2.0**61).clamp(-(2.0**61), 2.0**61) for tensor in sums)
+    return ClippedSum(tuple(tensor.long() for tensor in steps), step, clip_norm)
+
+
 class NoClipping(PrivacyPlan):
     def clip(self, grads_UP):
-        return ClippedSum(tuple(grad.nan_to_num(0, 0, 0).sum(0) for grad in grads_UP), self.clip_norm)
+        return _unclipped([grad.nan_to_num(0, 0, 0).sum(0) for grad in grads_UP], self.clip_norm)
 
 
 class VoidRelease(PrivacyPlan):
     def clip(self, grads_UP):
-        return ClippedSum(tuple(grad.sum(0).clamp(-0.1, 0.1) for grad in grads_UP), self.clip_norm)
+        return _unclipped([grad.sum(0).clamp(-0.1, 0.1) for grad in grads_UP], self.clip_norm)
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ def _ours(model: AdaptedModel, data: EncodedUnits, micro_batch: int, engine: str
     settings = LocalSettings(1, LEARNING_RATE, "sgd", micro_batch=micro_batch, per_example=engine)
     change = train_round(model, data, plan, settings, model.read(), stream=RandomStream.derived("round"), device=CPU)
     by_customer = torch.empty_like(plan.gradients())
-    by_customer[order(data, micro_batch)] = plan.gradients()
+    by_customer[order(data)] = plan.gradients()
     return by_customer, torch.cat([torch.from_numpy(tensor).flatten() for tensor in change.values()])
 
 
