@@ -1,14 +1,17 @@
 """One private training step against the same step without privacy, and against Opacus: time and memory.
 
-Same model, same B records of T tokens, same loss function, same optimizer, one thread; a step goes from the records
+Same model, same B records of T tokens, same loss function, same optimizer, same threads; a step goes from the records
 to the changed weights. ``--trainable`` is what of the adapter is trained (B is FedBank's default).
 
 ``ratio_nonprivate``: our time over that of PEFT LoRA with plain summed gradients; the target is at most 1.10.
+``ratio_own_nonprivate``: our time over that of this very path without clipping and noise; the aim is 1.05.
 ``ratio_opacus_hooks``, ``ratio_opacus_ghost``: time of Opacus (``GradSampleModule`` with ``DPOptimizer``; fast gradient
 clipping in ghost mode with its optimizer) over ours; the target is above 1. Opacus adds noise of PyTorch's ordinary
 generator, ours is from a cryptographic one, on a grid.
 Ratios are medians over interleaved repetitions, each repetition's times taken side by side. Time is processor time of
-the one thread, which on an idle machine is the time on the clock, and is not what others take away on a shared one.
+one thread, which on an idle machine is the time on the clock, and is not what others take away on a shared one; with
+``--threads`` it is the time on the clock, for an idle machine. The trial that finds out whether records may be computed
+together (``fedbank.training.unit_engine``) is made once, before the first repetition, and is not in these times.
 
 ``extra_bytes``: peak of PyTorch's allocations during a round of ours, minus that of the non-private one, counted from
 every single allocation and release (``torch.profiler``); ``extra_bytes_bound`` is B times the trainable parameters
@@ -20,7 +23,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from statistics import median
-from time import process_time
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
@@ -34,7 +37,7 @@ from fedbank.adapter.state import initial_state
 from fedbank.data.encode import EncodedUnits
 from fedbank.model.loading import ModelSpec, load_base_model
 from fedbank.privacy.noise import RandomStream
-from fedbank.privacy.plan import PrivacyPlan, Sampling
+from fedbank.privacy.plan import PrivacyPlan, Sampling, TrainingPlan, UnprotectedPlan
 from fedbank.training.batches import RecordBatch, collate
 from fedbank.training.local import LocalSettings, train_round
 from fedbank.training.loss import record_losses
@@ -55,9 +58,20 @@ def records(batch: int, length: int, vocabulary: int) -> EncodedUnits:
 
 def ours(model: AdaptedModel, data: EncodedUnits, steps: int) -> Callable[[], None]:
     """The production round: sampling, gradients, clipping, noise, optimizer and the check at the end."""
-    batch = data.num_units
-    plan = PrivacyPlan.with_noise(Sampling(1.0, float(batch), 1, steps), NOISE, CLIP_NORM, 1e-5)
-    settings = LocalSettings(steps, LEARNING_RATE, "adam", micro_batch=batch)
+    return _round(model, data, steps, PrivacyPlan.with_noise(_everybody(data, steps), NOISE, CLIP_NORM, 1e-5))
+
+
+def own_nonprivate(model: AdaptedModel, data: EncodedUnits, steps: int) -> Callable[[], None]:
+    """The production round under a plan that neither clips nor adds noise."""
+    return _round(model, data, steps, UnprotectedPlan(_everybody(data, steps)))
+
+
+def _everybody(data: EncodedUnits, steps: int) -> Sampling:
+    return Sampling(1.0, float(data.num_units), 1, steps)
+
+
+def _round(model: AdaptedModel, data: EncodedUnits, steps: int, plan: TrainingPlan) -> Callable[[], None]:
+    settings = LocalSettings(steps, LEARNING_RATE, "adam", micro_batch=data.num_units)
     start = model.read()
     return lambda: train_round(model, data, plan, settings, start, stream=RandomStream.secure(), device=CPU) and None
 
@@ -113,6 +127,7 @@ def opacus_ghost(model: AdaptedModel, data: EncodedUnits, steps: int) -> Callabl
 CONTENDERS: dict[str, Callable[[AdaptedModel, EncodedUnits, int], Callable[[], None]]] = {
     "ours": ours,
     "nonprivate": plain,
+    "own_nonprivate": own_nonprivate,
     "opacus_hooks": opacus_hooks,
     "opacus_ghost": opacus_ghost,
 }
@@ -143,13 +158,13 @@ def measure(arguments: argparse.Namespace, base: Any, trainable: str, length: in
     for run in runs.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    names = list(runs)
+    names, clock = list(runs), process_time if arguments.threads == 1 else perf_counter
     for repetition in range(arguments.repetitions):
         for shift in range(len(names)):
             name = names[(repetition + shift) % len(names)]
-            begin = process_time()
+            begin = clock()
             runs[name]()
-            seconds[name].append((process_time() - begin) / arguments.steps)
+            seconds[name].append((clock() - begin) / arguments.steps)
     peaks = {name: peak_bytes(run) for name, run in runs.items()}
     parameters = sum(rows * columns for rows, columns in first.spec.trainable_shapes().values())
 
@@ -163,7 +178,9 @@ def measure(arguments: argparse.Namespace, base: Any, trainable: str, length: in
         "batch": arguments.batch,
         "trainable": trainable,
         "trainable_parameters": parameters,
+        "threads": arguments.threads,
         "ratio_nonprivate": ratio("ours", "nonprivate"),
+        "ratio_own_nonprivate": ratio("ours", "own_nonprivate"),
         "ratio_opacus_hooks": ratio("opacus_hooks", "ours"),
         "ratio_opacus_ghost": ratio("opacus_ghost", "ours"),
         "extra_bytes": peaks["ours"] - peaks["nonprivate"],
@@ -177,7 +194,7 @@ def measure(arguments: argparse.Namespace, base: Any, trainable: str, length: in
 
 def compare(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """One line per length and trained part."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(arguments.threads)
     path = None if arguments.model is None else str(arguments.model)
     base = load_base_model(ModelSpec("step", path=path, device="cpu")).model
     for trainable in arguments.trainable:
@@ -191,6 +208,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--lengths", type=int, nargs="+", default=[64, 256, 512], help="tokens of a record")
     parser.add_argument("--batch", type=int, default=8, help="records of a step, one per customer")
     parser.add_argument("--trainable", nargs="+", choices=["B", "AB"], default=["B", "AB"])
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch, for all contenders")
     parser.add_argument("--steps", type=int, default=3, help="of a round")
     parser.add_argument("--repetitions", type=int, default=5)
     return parser.parse_args()

@@ -217,7 +217,7 @@ def test_checkpointing_recomputes_and_changes_nothing(
         changes.append(_flat(_round(model, data, plan, settings)))
         forwards.append(count[0])
         assert not model.base.training
-    assert forwards == [1, 2]
+    assert forwards[1] == 2 * forwards[0] > 0  # trials of batches included
     assert np.linalg.norm(changes[1] - changes[0]) <= 1e-4 * np.linalg.norm(changes[0])
 
 
