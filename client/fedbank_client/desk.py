@@ -310,6 +310,12 @@ class Desk:
         try:
             roster = read_roster((folder / "roster").read_bytes(), self._home.coordinator_key)
             proposal = Proposal.from_bytes((folder / "proposal.json").read_bytes())
+            if proposal.campaign != current:
+                raise RunError(
+                    f"Expected the terms of {current} in {folder}, got those of {proposal.campaign}. A campaign that "
+                    "an earlier version began, named by 16 digits, cannot go on: they are too few to rely on. Nothing "
+                    "was trained; the coordinator begins another one."
+                )
             self._check_parties(roster, proposal)
             return self._bind(roster, proposal)
         except (OSError, UpdateError) as error:
