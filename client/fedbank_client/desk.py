@@ -142,7 +142,7 @@ class Desk:
         try:
             agreement = self._agree(self._home.store_roster(signed_roster), proposal)
         except Exception as error:
-            self._note("campaign-refused", proposal.campaign, str(error) or type(error).__name__)
+            self._note("campaign-refused", proposal.campaign, _reason(error))
             raise
         self._keep(agreement, signed_roster)
         self._note("campaign-accepted", proposal.campaign, f"under plan {agreement.plan.digest()}")
@@ -325,6 +325,11 @@ class Desk:
             ) from error
 
 
+def _reason(error: Exception) -> str:
+    """What the evidence says of a refusal: our own sentence. What others wrote may hold sizes of private data."""
+    return str(error) if isinstance(error, FedBankError) and str(error) else type(error).__name__
+
+
 class PolicedBank:
     """A bank whose policy file is read again before every round: it may have become stricter since.
 
@@ -351,7 +356,7 @@ class PolicedBank:
             update = self._bank.train(request)
         except Exception as error:
             action = "round-postponed" if isinstance(error, ClosedError) else "round-refused"
-            self._note(action, self._offer.campaign, str(error) or type(error).__name__)
+            self._note(action, self._offer.campaign, _reason(error))
             raise
         finally:
             self._progress.ended()

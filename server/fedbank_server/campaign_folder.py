@@ -74,8 +74,8 @@ class CampaignFolder:
         former = CampaignFolder(self.folder.parent / proposal.former_campaign)
         if former.began:
             raise RunError(
-                f"Expected a campaign that this version began, got {former.folder.name}, which an earlier version began "
-                "with the same terms. It cannot go on: its identifier has 16 digits, which are too few to rely on. "
+                f"Expected a campaign that this version began, got {former.folder.name}, which an earlier version "
+                "began with the same terms. It cannot go on: its identifier has 16 digits, which are too few to rely on. "
                 "Finish it with that version, or give another name=NAME; banks are charged for that one anew."
             )
 
