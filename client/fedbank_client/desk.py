@@ -19,7 +19,7 @@ from fedbank.config.schema import ClientConfig
 from fedbank.data.encode import EncodedUnits, Encoder
 from fedbank.data.units import Unit
 from fedbank.durable import write_atomic
-from fedbank.errors import RunError, UpdateError
+from fedbank.errors import FedBankError, RunError, UpdateError
 from fedbank.model.loading import BaseModel
 from fedbank.privacy.ledger import LEDGER, Charge, Ledger, Steps
 from fedbank.privacy.noise import RandomStream

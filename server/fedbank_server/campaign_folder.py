@@ -75,8 +75,8 @@ class CampaignFolder:
         if former.began:
             raise RunError(
                 f"Expected a campaign that this version began, got {former.folder.name}, which an earlier version "
-                "began with the same terms. It cannot go on: its identifier has 16 digits, which are too few to rely on. "
-                "Finish it with that version, or give another name=NAME; banks are charged for that one anew."
+                "began with the same terms. It cannot go on: its identifier has 16 digits, too few to rely on. Finish "
+                "it with that version, or give another name=NAME; banks are charged for that one anew."
             )
 
     def signed_roster(self) -> bytes:

@@ -50,7 +50,9 @@ class MemberBank:
 
     def bring(self, loader: Callable[[Path], None] = load) -> Synced:
         """What ``client sync`` does before a person decides."""
-        return self.adoption(loader).bring(FolderFetcher(self.world.folder / "repository"), URL, "stable", self.world.now)
+        return self.adoption(loader).bring(
+            FolderFetcher(self.world.folder / "repository"), URL, "stable", self.world.now
+        )
 
     @property
     def adopted(self) -> str | None:
