@@ -80,6 +80,8 @@ def test_what_was_changed_while_a_person_thought_is_not_adopted(bank: MemberBank
     (bank.home.of("spring-1") / "adapter" / "README.md").write_text("changed", "utf-8")
     with pytest.raises(ReleaseError, match=r"README\.md with the SHA-256"):
         bank.adoption().adopt(arrived, world.now)
+    with pytest.raises(ReleaseError, match=r"README\.md with the SHA-256"):
+        bank.bring()
     assert bank.adopted is None
 
 
