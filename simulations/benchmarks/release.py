@@ -92,7 +92,7 @@ class Served:
         wait_for(self._answers, 60, self.consortium.logs)
 
     def sync(self, home: Path) -> str:
-        """What ``fedbank client sync --yes`` does after its imports, without a load; the release that is adopted then."""
+        """What ``fedbank client sync --yes`` does after its imports, without a load; the release adopted then."""
         about = read_home(home)
         fetcher = RepositoryFetcher(about.tls_context(), about.addresses)
         try:
