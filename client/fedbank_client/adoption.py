@@ -218,7 +218,13 @@ def score_apart(adapter: Path, overrides: Sequence[str], *words: str) -> Scores:
     command = [*python, "-m", "fedbank.cli", "evaluate", str(adapter), OFFLINE, "--json", *words, *overrides]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=_SECONDS_TO_SCORE, stdin=subprocess.DEVNULL
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            timeout=_SECONDS_TO_SCORE,
+            stdin=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired:
         raise ReleaseError("load", f"Expected scores within {_SECONDS_TO_SCORE} s, got none.") from None

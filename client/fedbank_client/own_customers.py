@@ -45,14 +45,14 @@ def look(adapter: Path, overrides: Sequence[str]) -> OwnScores:
     try:
         return OwnScores(score_apart(adapter, overrides))
     except ReleaseError as error:
-        return OwnScores(None, str(error))
+        return OwnScores(None, str(error).encode("ascii", "replace").decode())  # every terminal can show it
 
 
 def keep(folder: Path, release: str, found: OwnScores) -> None:
     """Keep what was found of ``release`` in the bank's private file; the oldest go."""
     others = [line for line in _kept(folder) if line["release"] != release]
     line = {"release": release, "looked": utc(now()), "said": found.sentence()}
-    content = json.dumps([*others, line][-_KEPT:], indent=1, ensure_ascii=False)
+    content = json.dumps([*others, line][-_KEPT:], indent=1)
     write_atomic(folder / PRIVATE, content.encode(), mode=0o600)
 
 

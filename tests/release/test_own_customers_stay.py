@@ -20,7 +20,7 @@ from fedbank.evidence.files import read_entry_lines
 from fedbank_client.own_customers import OwnScores, keep, kept_sentence
 
 WITHOUT, WITH, CRASHES = "alice\nbob\n", "alice\nbob\ncarol\n", "alice\nbob\ncrash\n"
-"""Better than the base model; worse; and the process that scores them dies."""
+"""Better than the base model; worse; and the process that scores them dies with words that no terminal can show."""
 FIGURES = {WITHOUT: "nll 2.0000 -> 1.5000, 2 records: better", WITH: "nll 2.0000 -> 3.0000, 3 records: WORSE"}
 
 
@@ -88,7 +88,7 @@ def test_what_is_seen_outside_does_not_depend_on_a_customer(
         typed(answer, monkeypatch)
         found, private = bank.command(customers, *(draft if word == "DRAFT" else word for word in words))
         seen.append(found)
-        figure = FIGURES.get(customers, "no figures, Expected an adapter that loads and answers, got: exit code 7")
+        figure = FIGURES.get(customers, "no figures, Expected an adapter that loads and answers, got: ???? caf?")
         assert (figure in private, figure in capsys.readouterr().out) == (shown, shown)
         assert not any(b"3.0000" in content or b"1.5000" in content for content in found.files.values())
     assert seen[0] == seen[1] == seen[2]

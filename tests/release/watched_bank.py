@@ -43,6 +43,7 @@ if "evaluate" in words:
     file = next((word[10:] for word in words if word.startswith("data.path=")), "")
     customers = Path(file).read_text() if own else ""
     if "crash" in customers:
+        os.write(2, b"\\xff\\xed\\xa0\\x80 caf\\xc3\\xa9\\n")
         os._exit(7)
     after = 3.0 if "carol" in customers else 1.5
     scores = dict(suite="", records=len(customers.split()), base=dict(nll=2.0), adapter=dict(nll=after))
