@@ -25,6 +25,8 @@ MAX_BYTES = 64 * 1024
 """Of either, so that nothing large is ever parsed."""
 _FORMAT = "fedbank-proposal/1"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_FORMER_DIGITS = 16
+_SHOWN = re.compile(rf"({NAME.pattern}-[0-9a-f]{{12}})[0-9a-f]{{52}}")
 _OWN = ("micro_batch", "per_example")
 """Training settings that cannot change the result: every bank's own business."""
 
@@ -34,7 +36,8 @@ class Proposal:
     """A campaign as the coordinator proposes it to all banks alike; nothing in it is about a single bank.
 
     ``base_digest`` is that of the base model (``fedbank.model.folder.base_digest``). ``campaign`` is its name with the
-    digest of everything else: other terms are another campaign, so nobody can change them on the way.
+    whole digest of everything else: other terms are another campaign, so nobody can change them on the way, and nobody
+    finds two sets of terms with one identifier.
     """
 
     consortium: str
@@ -52,8 +55,13 @@ class Proposal:
 
     @property
     def campaign(self) -> str:
-        """The campaign's identifier, the same for all parties."""
-        return f"{self.name}-{hashlib.sha256(self.to_bytes()).hexdigest()[:16]}"
+        """The campaign's identifier, the same for all parties: at most 105 characters."""
+        return f"{self.name}-{hashlib.sha256(self.to_bytes()).hexdigest()}"
+
+    @property
+    def former_campaign(self) -> str:
+        """The identifier that versions before 64 digits gave these terms: only to say that such a one cannot go on."""
+        return self.campaign[: -64 + _FORMER_DIGITS]
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: equal proposals are equal bytes."""
@@ -98,6 +106,12 @@ class Proposal:
     def server_step(self) -> ServerStep:
         """The coordinator's optimizer."""
         return server_step_of(self.terms.aggregation)
+
+
+def shown_campaign(campaign: str) -> str:
+    """An identifier as a table shows it: the name and twelve digits. For people only: nothing may rely on so few."""
+    found = _SHOWN.fullmatch(campaign)
+    return f"{found[1]}…" if found else campaign
 
 
 def server_step_of(rules: AggregationConfig) -> ServerStep:

@@ -37,7 +37,7 @@ FAULTS = {
     29: "archives, pickles, links and other files in an adapter",
     30: "an adapter's configuration that would load something else",
     31: "malformed safetensors: headers, offsets, shapes, values",
-    32: "a release that is worse on the bank's own customers, or crashes whoever loads it, stays out",
+    32: "a release that crashes whoever loads it, or that a person finds worse on own customers, stays out",
     33: "promoted and rolled back under load: over within 5 s, no request lost, no answer mixed",
     35: "hostile clients of the service: everybody else is answered as before",
     37: "privacy budget exhausted in mid-campaign",

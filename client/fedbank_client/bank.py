@@ -181,7 +181,7 @@ class Bank:
 
     def _path(self, round_number: int) -> Path:
         """Campaigns may name themselves as they like and run side by side: none touches another's file."""
-        campaign = hashlib.sha256(self._participation.campaign.encode()).hexdigest()[:16]
+        campaign = hashlib.sha256(self._participation.campaign.encode()).hexdigest()
         plain = "" if self._participation.plan.private else _PLAIN
         return self._folder / "finished" / f"{campaign}-round-{round_number:05d}{plain}.safetensors"
 

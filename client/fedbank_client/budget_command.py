@@ -14,6 +14,7 @@ from rich.table import Table
 from fedbank.command_line import add_json, print_json, say
 from fedbank.errors import PrivacyError, RunError
 from fedbank.privacy.ledger import LEDGER, Book, read_ledger
+from fedbank.proposal import shown_campaign
 from fedbank_client.home import BANK_FILE, TRAINING, Home, find_home
 from fedbank_client.policy import read_policy
 
@@ -215,7 +216,7 @@ def _print_table(statement: dict[str, Any], plot: Path | None) -> None:
     for name in ("rounds", "steps", "epsilon spent", "epsilon left", "steps left"):
         table.add_column(name, justify="right")
     for row in statement["campaigns"]:
-        table.add_row(*_cells(row["campaign"], row))
+        table.add_row(*_cells(shown_campaign(row["campaign"]), row))
     table.add_section()
     table.add_row(*_cells("all together", statement["total"]), style="bold")
     console.print(table, markup=False)

@@ -16,9 +16,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "policy": ("fedbank_client.membership_commands:policy_command", "what this bank agrees to: show, check"),
     "model": ("fedbank_client.start:model_command", "the digest of a base model, for policy.yaml"),
     "release": ("fedbank_client.release_commands:release_command", "this bank's part in releases: key, review, sign"),
-    "sync": ("fedbank_client.release_commands:sync_command", "fetch, verify and adopt the members' newest release"),
-    "releases": ("fedbank_client.release_commands:releases_command", "releases that are here, and the adopted one"),
-    "rollback": ("fedbank_client.release_commands:rollback_command", "adopt the release before, at once"),
+    "sync": ("fedbank_client.adoption_commands:sync_command", "fetch, verify and adopt the members' newest release"),
+    "releases": ("fedbank_client.adoption_commands:releases_command", "releases that are here, and the adopted one"),
+    "rollback": ("fedbank_client.adoption_commands:rollback_command", "adopt the release before, at once"),
     "serve": ("fedbank_client.serving.commands:serve_command", "answer customers with the adopted release; plan"),
     "token": ("fedbank_client.serving.commands:token_command", "a token for a first run of serve on this machine"),
     "records": (

@@ -19,7 +19,7 @@ from fedbank.config.schema import ClientConfig
 from fedbank.data.encode import EncodedUnits, Encoder
 from fedbank.data.units import Unit
 from fedbank.durable import write_atomic
-from fedbank.errors import RunError, UpdateError
+from fedbank.errors import FedBankError, RunError, UpdateError
 from fedbank.model.loading import BaseModel
 from fedbank.privacy.ledger import LEDGER, Charge, Ledger, Steps
 from fedbank.privacy.noise import RandomStream
@@ -142,7 +142,7 @@ class Desk:
         try:
             agreement = self._agree(self._home.store_roster(signed_roster), proposal)
         except Exception as error:
-            self._note("campaign-refused", proposal.campaign, str(error) or type(error).__name__)
+            self._note("campaign-refused", proposal.campaign, _reason(error))
             raise
         self._keep(agreement, signed_roster)
         self._note("campaign-accepted", proposal.campaign, f"under plan {agreement.plan.digest()}")
@@ -310,6 +310,12 @@ class Desk:
         try:
             roster = read_roster((folder / "roster").read_bytes(), self._home.coordinator_key)
             proposal = Proposal.from_bytes((folder / "proposal.json").read_bytes())
+            if proposal.campaign != current:
+                raise RunError(
+                    f"Expected the terms of {current} in {folder}, got those of {proposal.campaign}. A campaign that "
+                    "an earlier version began, named by 16 digits, cannot go on: they are too few to rely on. Nothing "
+                    "was trained; the coordinator begins another one."
+                )
             self._check_parties(roster, proposal)
             return self._bind(roster, proposal)
         except (OSError, UpdateError) as error:
@@ -317,6 +323,11 @@ class Desk:
                 f"Expected what {self.name} agreed to in {folder}, got something else: {error} Remove the folder; the "
                 "coordinator proposes the campaign again at its next start."
             ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What the evidence says of a refusal: our own sentence. What others wrote may hold sizes of private data."""
+    return str(error) if isinstance(error, FedBankError) and str(error) else type(error).__name__
 
 
 class PolicedBank:
@@ -345,7 +356,7 @@ class PolicedBank:
             update = self._bank.train(request)
         except Exception as error:
             action = "round-postponed" if isinstance(error, ClosedError) else "round-refused"
-            self._note(action, self._offer.campaign, str(error) or type(error).__name__)
+            self._note(action, self._offer.campaign, _reason(error))
             raise
         finally:
             self._progress.ended()

@@ -16,13 +16,15 @@ from fedbank.cli import EXIT_OK
 from fedbank.command_line import print_json, say
 from fedbank.config import ClientConfig, load_client
 from fedbank.data.files import Columns, read_inquiries
+from fedbank.data.synthetic import SyntheticSpec, generate
 from fedbank.data.units import Unit, group_by_customer
 from fedbank.errors import DataError
 from fedbank.release.build import Scores
 from fedbank.release.inspection import inspect
 from fedbank.release.offline import adapter_folder
 
-OFFLINE = "--offline"
+OFFLINE, MADE_UP = "--offline", "--made-up"
+_MADE_UP = SyntheticSpec(4)
 
 
 def evaluate_command(words: Sequence[str]) -> int:
@@ -36,13 +38,16 @@ def evaluate_command(words: Sequence[str]) -> int:
     parser.add_argument(
         "overrides", nargs="*", metavar="NAME=VALUE", help="as of fedbank client start, such as model=path"
     )
-    parser.add_argument("--suite", type=Path, metavar="FILE", help="JSON lines with question, answer and customer")
+    records = parser.add_mutually_exclusive_group()
+    records.add_argument("--suite", type=Path, metavar="FILE", help="JSON lines with question, answer and customer")
+    records.add_argument(MADE_UP, action="store_true", help="score on four made-up customers: the data are not read")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument(OFFLINE, action="store_true", help="refuse every connection while the adapter is loaded")
     chosen = parser.parse_intermixed_args(list(words))
     if chosen.offline:
         _cut_off()
-    found = score_release(adapter_folder(chosen.folder), load_client(chosen.overrides), chosen.suite)
+    config = load_client(chosen.overrides)
+    found = score_release(adapter_folder(chosen.folder), config, chosen.suite, made_up=chosen.made_up)
     if chosen.json:
         print_json(asdict(found))
         return EXIT_OK
@@ -52,8 +57,10 @@ def evaluate_command(words: Sequence[str]) -> int:
     return EXIT_OK
 
 
-def score_release(folder: Path, config: ClientConfig, suite: Path | None) -> Scores:
+def score_release(folder: Path, config: ClientConfig, suite: Path | None, *, made_up: bool = False) -> Scores:
     """Scores of the release in ``folder`` on ``suite``, or on the held-out customers of the configured data.
+
+    ``made_up``: on a few made-up customers instead, the same everywhere. The configured data are not read then.
 
     Raises:
         ReleaseError: the folder is not exactly a release.
@@ -64,10 +71,9 @@ def score_release(folder: Path, config: ClientConfig, suite: Path | None) -> Sco
 
     from fedbank.data.encode import Encoder
     from fedbank.training.evaluate import evaluate
-    from fedbank_client.customers import load_training_units
     from fedbank_client.released_model import open_release
 
-    units = _suite(suite) if suite else load_training_units(config.data, config.held_out_fraction, seed=config.seed)[1]
+    units = _records(config, suite, made_up=made_up)
     if not units:
         raise DataError("Expected records to score on, got none. Give --suite FILE, or data with more customers.")
     released = open_release(folder, manifest, config)
@@ -78,6 +84,17 @@ def score_release(folder: Path, config: ClientConfig, suite: Path | None) -> Sco
     digest = hashlib.sha256(suite.read_bytes()).hexdigest() if suite else ""
     base_scores, scores = ({"nll": found.nll, "exact_match": found.exact_match} for found in (before, after))
     return Scores(digest, after.n, base_scores, scores)
+
+
+def _records(config: ClientConfig, suite: Path | None, *, made_up: bool) -> list[Unit]:
+    if suite is not None:
+        return _suite(suite)
+    if made_up:
+        return group_by_customer(generate(_MADE_UP, seed=0))
+
+    from fedbank_client.customers import load_training_units
+
+    return load_training_units(config.data, config.held_out_fraction, seed=config.seed)[1]
 
 
 def _suite(path: Path) -> list[Unit]:

@@ -1,29 +1,34 @@
-"""A bank's commands about releases: its key, review and sign, sync, what is here, rollback."""
+"""A bank's commands before a release is there: its key, where trust begins, review and sign."""
 
 import argparse
 import hashlib
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedbank.cli import EXIT_OK, EXIT_USER_ERROR, dispatch
-from fedbank.command_line import add_folder, add_json, now, print_json, say
+from fedbank.command_line import add_folder, add_json, print_json, say
 from fedbank.durable import write_atomic
 from fedbank.errors import RunError
 from fedbank.evidence.log import EVIDENCE, EvidenceLog
 from fedbank.evidence.origin import origin
 from fedbank.membership.folders import read_document
 from fedbank.passphrases import add_passphrase, read_passphrase
-from fedbank.release.contents import CHANNELS
+from fedbank.release.change import Published
 from fedbank.release.drafts import DraftFolder, sign_draft
 from fedbank.release.errors import ReleaseError
 from fedbank.release.keys import NAMED, write_release_key
 from fedbank.sealing.keys import SigningKey
 from fedbank_client.home import Home, find_home
+from fedbank_client.own_customers import ask, is_somebody_here, keep
 from fedbank_client.policy import read_policy
 from fedbank_client.release_home import ReleaseHome
 
+if TYPE_CHECKING:
+    from fedbank_client.release_review import Review
+
+YES_HELP = "a person has decided: do not ask, and do not look at this bank's own customers"
 _HERE = "fedbank_client.release_commands"
 COMMANDS: dict[str, tuple[str, str]] = {
     "key": (f"{_HERE}:key_command", "make this bank's release key and the file that names it"),
@@ -93,114 +98,48 @@ def sign_command(words: Sequence[str]) -> int:
     return _review("sign", words)
 
 
-def sync_command(words: Sequence[str]) -> int:
-    """``fedbank client sync``"""
-    parser = argparse.ArgumentParser(
-        prog="fedbank client sync",
-        description="Fetch what the channel names, verify it down to the last byte, check it against policy.yaml, load "
-        "it in a throw-away process, score it on this bank's held-out customers, adopt it. A step that fails leaves "
-        "the adopted release where it is.",
-    )
-    parser.add_argument("overrides", nargs="*", metavar="NAME=VALUE", help="as of fedbank client start")
-    add_folder(parser)
-    parser.add_argument("--channel", choices=CHANNELS, default=CHANNELS[1])
-    parser.add_argument("--again", action="store_true", help="also what a rollback here has set aside")
-    add_json(parser)
-    chosen = parser.parse_intermixed_args(list(words))
-    home = find_home(chosen.dir)
-
-    from fedbank.release.build import Scores
-    from fedbank_client.adoption import Adoption, score_apart
-    from fedbank_client.repository_client import RepositoryFetcher
-
-    def score(adapter: Path) -> Scores:
-        say_if_made_up(chosen.overrides)
-        return score_apart(adapter, chosen.overrides)
-
-    fetcher = RepositoryFetcher(home.tls_context(), home.addresses)
-    try:
-        with _evidence(home) as evidence:
-            adoption = Adoption(
-                ReleaseHome(home),
-                read_policy(home.policy),
-                score,
-                lambda action, about, result: _note(evidence, home, action, about, result),
-            )
-            synced = adoption.sync(fetcher, fetcher.url, chosen.channel, now(), again=chosen.again)
-    finally:
-        fetcher.close()
-    if chosen.json:
-        release = synced.adopted.release if synced.adopted else None
-        print_json({"release": release, "changed": synced.changed, "said": synced.said})
-    else:
-        say(synced.said)
-    return EXIT_OK
-
-
-def releases_command(words: Sequence[str]) -> int:
-    """``fedbank client releases``"""
-    parser = argparse.ArgumentParser(prog="fedbank client releases", description="Releases that are here.")
-    add_folder(parser)
-    add_json(parser)
-    chosen = parser.parse_args(list(words))
-    releases = ReleaseHome(find_home(chosen.dir))
-    adopted, stored = releases.adopted(), releases.stored()
-    if chosen.json:
-        print_json(
-            {
-                "adopted": adopted.release if adopted else None,
-                "channel": adopted.channel if adopted else None,
-                "since": adopted.since if adopted else None,
-                "previous": adopted.previous if adopted else None,
-                "stored": stored,
-            }
-        )
-        return EXIT_OK
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="Releases here")
-    for column in ("release", "", "folder that PEFT loads"):
-        table.add_column(column, overflow="fold")
-    for release in stored:
-        is_adopted = adopted is not None and adopted.release == release
-        state = f"adopted since {adopted.since[:16]}" if adopted is not None and is_adopted else ""
-        table.add_row(release, state, str(releases.of(release) / "adapter"))
-    Console().print(table, markup=False)
-    return EXIT_OK
-
-
-def rollback_command(words: Sequence[str]) -> int:
-    """``fedbank client rollback``"""
-    parser = argparse.ArgumentParser(
-        prog="fedbank client rollback",
-        description="Adopt the release before again, at once and here alone. What the channel names is set aside until "
-        "the channel changes.",
-    )
-    parser.add_argument("release", nargs="?", metavar="RELEASE", help="default: the one before")
-    add_folder(parser)
-    chosen = parser.parse_args(list(words))
-    home = find_home(chosen.dir)
-
-    from fedbank_client.adoption import Adoption, score_apart
-
-    with _evidence(home) as evidence:
-        adoption = Adoption(
-            ReleaseHome(home),
-            read_policy(home.policy),
-            partial(score_apart, overrides=()),
-            lambda action, about, result: _note(evidence, home, action, about, result),
-        )
-        back = adoption.roll_back(chosen.release, now())
-    say(f"{back.release} is adopted again, instead of {back.previous}.")
-    return EXIT_OK
-
-
 def _review(action: str, words: Sequence[str]) -> int:
+    chosen = _parser(action).parse_intermixed_args(list(words))
+    home = find_home(chosen.dir)
+    releases, drafted = ReleaseHome(home), DraftFolder(chosen.draft)
+    key = _release_key(home, chosen) if action == "sign" else None
+
+    from fedbank_client.release_review import review
+
+    _refresh(home, releases)
+    asks = key is not None and _asks(releases, drafted, chosen)
+    found = review(
+        releases,
+        drafted,
+        read_policy(home.policy),
+        key.public if key else None,
+        chosen.overrides,
+        suite=chosen.suite,
+        evaluate=not chosen.no_evaluation,
+        own=key is None or asks,
+    )
+    _show(home, found, chosen)
+    if not found.passed:
+        sys.stderr.write("Expected everything in order, got the lines above. Nothing was signed.\n")
+        return EXIT_USER_ERROR
+    if asks and not ask(f"Sign this: {found.change.sentence()}?"):
+        sys.stderr.write("Nothing was signed, as you decided.\n")
+        return EXIT_USER_ERROR
+    if key is not None:
+        output = chosen.output or Path(f"{home.bank}-{chosen.draft.resolve().name}.signature.json")
+        with open_evidence(home) as evidence:
+            evidence.append("change-signed", found.change.about, found.change.sentence(), home.bank)
+        write_atomic(output, sign_draft(found.draft, home.bank, key))
+        say(f"Signed. Send {output} to the coordinator.")
+    return EXIT_OK
+
+
+def _parser(action: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"fedbank client release {action}",
         description="Look at a draft: exactly what it changes as against what this bank trusts, its files, and, for a "
-        "release, its figures against this bank's ledger, evidence and customers."
+        "release, its figures against this bank's ledger and evidence. How it does on this bank's own customers is "
+        "shown to a person, who decides: no program goes by it."
         + (" If everything is in order, write the signature file to send back." if action == "sign" else ""),
     )
     parser.add_argument("draft", type=Path, metavar="DRAFT", help="the folder that the coordinator sent")
@@ -212,42 +151,43 @@ def _review(action: str, words: Sequence[str]) -> int:
     if action == "sign":
         parser.add_argument("--key", type=Path, metavar="FILE", help="the release key, if it is kept elsewhere")
         parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: BANK-DRAFT.signature.json")
+        parser.add_argument("--yes", action="store_true", help=YES_HELP)
         add_passphrase(parser)
-    chosen = parser.parse_intermixed_args(list(words))
-    home = find_home(chosen.dir)
-    releases, drafted = ReleaseHome(home), DraftFolder(chosen.draft)
-    key = _release_key(home, chosen) if action == "sign" else None
+    return parser
 
-    from fedbank_client.release_review import review
 
-    _refresh(home, releases)
-    found = review(
-        releases,
-        drafted,
-        read_policy(home.policy),
-        key.public if key else None,
-        chosen.overrides,
-        suite=chosen.suite,
-        evaluate=not chosen.no_evaluation,
+def _asks(releases: ReleaseHome, drafted: DraftFolder, chosen: argparse.Namespace) -> bool:
+    """Whether a person is to decide here: about a new adapter, unless one has decided already."""
+    if (
+        chosen.yes
+        or chosen.no_evaluation
+        or not isinstance(drafted.change(releases.trusted(), drafted.read()), Published)
+    ):
+        return False
+    if is_somebody_here():
+        return True
+    raise RunError(
+        "Expected a person at a terminal to decide whether to sign this release, got none. Look at it with: fedbank "
+        "client release review; then sign it with --yes. Nothing was signed."
     )
+
+
+def _show(home: Home, found: "Review", chosen: argparse.Namespace) -> None:
+    """What the checks say; and, for a person, how the release does on this bank's own customers."""
+    own = found.own
+    if own is not None and isinstance(found.change, Published):
+        keep(home.folder, found.change.release, own)
     if chosen.json:
         checks = [{"check": check.name, "passed": check.passed, "said": check.said} for check in found.checks]
-        print_json({"change": found.change.sentence(), "passed": found.passed, "checks": checks})
+        shown = {"own_customers": own.sentence() if own is not None else None}
+        print_json({"change": found.change.sentence(), "passed": found.passed, "checks": checks, **shown})
     else:
         for check in found.checks:
             say(f"{'ok  ' if check.passed else 'NOT '} {check.name}: {check.said}")
-    if any(check.name == "own customers" for check in found.checks):
+        if own is not None:
+            say(f"look own customers: {own.sentence()}. This line decides nothing; you do.")
+    if own is not None:
         say_if_made_up(chosen.overrides)
-    if not found.passed:
-        sys.stderr.write("Expected everything in order, got the lines above. Nothing was signed.\n")
-        return EXIT_USER_ERROR
-    if key is not None:
-        output = chosen.output or Path(f"{home.bank}-{chosen.draft.resolve().name}.signature.json")
-        with _evidence(home) as evidence:
-            _note(evidence, home, "change-signed", found.change.about, found.change.sentence())
-        write_atomic(output, sign_draft(found.draft, home.bank, key))
-        say(f"Signed. Send {output} to the coordinator.")
-    return EXIT_OK
 
 
 def say_if_made_up(overrides: Sequence[str]) -> None:
@@ -281,9 +221,6 @@ def _release_key(home: Home, chosen: argparse.Namespace) -> SigningKey:
     return SigningKey.load(chosen.key or home.release_key, read_passphrase(chosen))
 
 
-def _evidence(home: Home) -> EvidenceLog:
+def open_evidence(home: Home) -> EvidenceLog:
+    """The bank's evidence. It may be handed over: no entry holds a figure about customers."""
     return EvidenceLog(home.folder / EVIDENCE, origin(home.consortium, home.bank), home.load_signing_key())
-
-
-def _note(evidence: EvidenceLog, home: Home, action: str, about: str, result: str) -> None:
-    evidence.append(action, about, result, home.bank)

@@ -1,6 +1,7 @@
 """What a bank looks at before it signs a change: it goes by the metadata and its own books, not by what it is told.
 
-Every check is a line with its figures. A bank signs only what passed all of them.
+Every check is a line with its figures. A bank signs only what passed all of them. None of them sees a customer: how the
+release does on this bank's own is beside them, for the person who decides (``fedbank_client.own_customers``).
 """
 
 import json
@@ -30,8 +31,9 @@ from fedbank.release.manifest import Manifest
 from fedbank.release.offline import check_listed, check_named
 from fedbank.release.repository import SIGNED_LIFE
 from fedbank.sealing.keys import PublicKey
-from fedbank_client.adoption import score_apart
+from fedbank_client.adoption import load_apart, score_apart
 from fedbank_client.home import TRAINING
+from fedbank_client.own_customers import OwnScores, look
 from fedbank_client.policy import Policy
 from fedbank_client.release_home import ReleaseHome
 
@@ -53,15 +55,19 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """What a draft changes, and everything that was looked at. ``draft``: as it was read then; sign this one."""
+    """What a draft changes, and everything that was looked at. ``draft``: as it was read then; sign this one.
+
+    ``own``: on this bank's held-out customers, if that was asked for. No program goes by it.
+    """
 
     draft: Draft
     change: Change
     checks: Sequence[Check]
+    own: OwnScores | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether a careful bank may sign."""
+        """Whether a careful bank may sign, as far as a program may say."""
         return all(check.passed for check in self.checks)
 
 
@@ -74,8 +80,11 @@ def review(
     *,
     suite: Path | None,
     evaluate: bool = True,
+    own: bool = True,
 ) -> Review:
     """Look at a draft. ``overrides`` name the base model and this bank's data; ``suite`` the public records.
+
+    ``evaluate``: load it and score public records. ``own``: then show how it does on this bank's customers, too.
 
     Raises:
         ReleaseError: it is not one change that follows what this bank trusts, or its files are not those listed.
@@ -83,7 +92,7 @@ def review(
     now, draft = home.trusted(), drafted.read()
     change = drafted.change(now, draft)
     files = drafted.new_files(change)
-    checks = [Check("scope", True, change.sentence())]
+    checks, shown = [Check("scope", True, change.sentence())], None
     if isinstance(change, Reseated):
         checks.append(_own_seat(change, home.home.bank, {own_key, named_key(home)}))
     elif isinstance(change, Moved):
@@ -97,9 +106,10 @@ def review(
             checks.append(Check("files", True, f"{len(files)} files, as the metadata lists them, norm as said"))
             checks += _release_checks(home, inspected, policy)
             if evaluate:
-                checks += _scores(adapter, inspected.manifest, overrides, suite)
+                checks.append(_scores(adapter, inspected.manifest, overrides, suite))
+                shown = look(adapter, overrides) if own else None
     checks.append(_validity(draft, clock()))
-    return Review(draft, change, checks)
+    return Review(draft, change, checks, shown)
 
 
 @contextmanager
@@ -198,17 +208,15 @@ def _privacy(home: ReleaseHome, manifest: Manifest) -> Iterator[Check]:
     )
 
 
-def _scores(adapter: Path, manifest: Manifest, overrides: Sequence[str], suite: Path | None) -> Iterator[Check]:
-    """On this bank's own customers, and on the public suite again if it is at hand."""
+def _scores(adapter: Path, manifest: Manifest, overrides: Sequence[str], suite: Path | None) -> Check:
+    """It loads and answers; on the public suite with the scores that the release gives, if that is at hand."""
     try:
-        own = score_apart(adapter, overrides)
-        better = own.adapter["nll"] <= own.base["nll"]
-        said = f"nll {own.base['nll']:.4f} -> {own.adapter['nll']:.4f}, {own.records} records"
-        yield Check("own customers", better, said)
-        if suite is not None:
-            yield _suite(score_apart(adapter, overrides, "--suite", str(suite)), manifest)
+        if suite is None:
+            load_apart(adapter, overrides)
+            return Check("load", True, "it loads and answers made-up customers")
+        return _suite(score_apart(adapter, overrides, "--suite", str(suite)), manifest)
     except ReleaseError as error:
-        yield Check("load", False, str(error))
+        return Check("load", False, str(error))
 
 
 def _suite(found: Any, manifest: Manifest) -> Check:

@@ -12,6 +12,9 @@ from fedbank.durable import sync_folder, write_atomic
 from fedbank.errors import RunError
 from fedbank.privacy.noise import KEY_BYTES, RandomStream, fresh_key
 
+_FORMER_NAMES = f"{'[0-9a-f]' * 16}-round-?????-*.key"
+"""Keys of rounds that an earlier version left in the middle: its campaigns cannot go on."""
+
 
 class RoundKeys:
     """Keys in ``folder``, each its owner's only. Whoever reads one could subtract the noise of that round's update."""
@@ -26,7 +29,7 @@ class RoundKeys:
         Raises:
             RunError: the key cannot be kept or read; nothing was charged.
         """
-        path = self._folder / f"{_name(campaign, round_number)}-{base_digest[:32]}.key"
+        path = self._folder / f"{_name(campaign, round_number)}-{base_digest}.key"
         try:
             if path.exists():
                 key = path.read_bytes()
@@ -47,7 +50,9 @@ class RoundKeys:
 
     def destroy(self, campaign: str, round_number: int) -> None:
         """Forget the keys of a round whose finished update is kept."""
-        found = sorted(self._folder.glob(f"{_name(campaign, round_number)}-*.key"))
+        found = sorted(
+            [*self._folder.glob(f"{_name(campaign, round_number)}-*.key"), *self._folder.glob(_FORMER_NAMES)]
+        )
         for path in found:
             path.unlink(missing_ok=True)
         if found and self._sync:
@@ -55,5 +60,5 @@ class RoundKeys:
 
 
 def _name(campaign: str, round_number: int) -> str:
-    """Campaigns may name themselves as they like: none touches another's file."""
-    return f"{hashlib.sha256(campaign.encode()).hexdigest()[:16]}-round-{round_number:05d}"
+    """Campaigns may name themselves as they like: none touches another's file, hence none draws another's noise."""
+    return f"{hashlib.sha256(campaign.encode()).hexdigest()}-round-{round_number:05d}"

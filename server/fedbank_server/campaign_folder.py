@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedbank.durable import write_atomic
+from fedbank.errors import RunError
 from fedbank.proposal import Acceptance, Proposal
 from fedbank.sealing.keys import PublicKey
 from fedbank.sealing.roster import Roster, read_roster
@@ -58,8 +59,25 @@ class CampaignFolder:
         write_atomic(self.folder.parent / _CURRENT, self.folder.name.encode())
 
     def proposal(self) -> Proposal:
-        """What was proposed."""
-        return Proposal.from_bytes(self._proposal.read_bytes())
+        """What was proposed; ``RunError`` if the folder is named for other terms, or by an earlier version."""
+        found = Proposal.from_bytes(self._proposal.read_bytes())
+        if found.campaign != self.folder.name:
+            raise RunError(
+                f"Expected the terms of {self.folder.name} in its folder, got those of {found.campaign}. An earlier "
+                "version named campaigns by 16 digits, which are too few to rely on: such a one cannot go on. Begin "
+                "another campaign, under another name."
+            )
+        return found
+
+    def check_no_former(self, proposal: Proposal) -> None:
+        """``RunError`` if the same terms were begun by an earlier version: their banks have paid for them already."""
+        former = CampaignFolder(self.folder.parent / proposal.former_campaign)
+        if former.began:
+            raise RunError(
+                f"Expected a campaign that this version began, got {former.folder.name}, which an earlier version "
+                "began with the same terms. It cannot go on: its identifier has 16 digits, too few to rely on. Finish "
+                "it with that version, or give another name=NAME; banks are charged for that one anew."
+            )
 
     def signed_roster(self) -> bytes:
         """The roster that everything in the campaign is signed for."""

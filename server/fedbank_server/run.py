@@ -54,6 +54,7 @@ def prepare(folder: Path, config: CampaignConfig) -> Prepared:
 
     Raises:
         ConfigError: the settings are not within the consortium's terms.
+        RunError: an earlier version began this campaign.
         ModelError: the base model's folder cannot be read.
     """
     consortium, base = read_consortium(folder), _base_folder(config)
@@ -61,6 +62,7 @@ def prepare(folder: Path, config: CampaignConfig) -> Prepared:
     _check_terms(consortium, proposal)
     keys = CoordinatorKeys(SigningKey.load(Files(folder).coordinator_key), lambda bank: _member_key(folder, bank))
     kept = CampaignFolder.of(folder, proposal.campaign)
+    kept.check_no_former(proposal)
     return Prepared(folder, consortium, config, proposal, proposal.adapter_spec(base), kept, keys)
 
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from fedbank.certificates import read_private
 from fedbank.command_line import add_folder, add_json, now, print_json, say
+from fedbank.proposal import shown_campaign
 from fedbank_server.consortium import Files, find_folder, read_consortium
 from fedbank_server.overview import BankView, Overview, read_overview
 
@@ -71,7 +72,7 @@ def render(overview: Overview) -> RenderableType:
         deadline = f", deadline {campaign.deadline[:19]} UTC" if campaign.deadline else ""
         where = f"round {campaign.round} of {campaign.num_rounds} {campaign.phase}{attempt}"
         rest = f"{campaign.committed} committed, quorum {campaign.needed}{deadline}"
-        parts.append(Text(f"Campaign {campaign.campaign}: {where}, {rest}\n"))
+        parts.append(Text(f"Campaign {shown_campaign(campaign.campaign)}: {where}, {rest}\n"))
     parts.append(_banks(overview.banks))
     for trouble in (overview.problem, campaign.last_error if campaign is not None else ""):
         if trouble:

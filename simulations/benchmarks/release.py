@@ -28,7 +28,6 @@ from typing import Any
 
 from tuf.api.exceptions import DownloadError
 
-from fedbank.release.build import Scores
 from fedbank.release.contents import WEIGHTS
 from fedbank.release.offline import ADAPTER, verify_release
 from fedbank_client.adoption import Adoption
@@ -44,7 +43,7 @@ BANK = "bank-a"
 VERIFY_RATIO, SYNC_S, GROWTH_BYTES, ROLLBACK_S, COMMAND_S, FLAT = 2.0, 0.3, 30_000, 5.0, 1.0, 1.5
 """The targets; ``FLAT``: the most that ``fedbank client sync`` with all releases may take over that with one."""
 _SYNC_IMPORTS = (
-    "import fedbank.cli, fedbank_client.release_commands, fedbank_client.adoption, fedbank_client.repository_client"
+    "import fedbank.cli, fedbank_client.adoption_commands, fedbank_client.adoption, fedbank_client.repository_client"
 )
 _VERIFY_IMPORTS = "import fedbank.cli, fedbank.release.command"
 Line = dict[str, Any]
@@ -93,7 +92,7 @@ class Served:
         wait_for(self._answers, 60, self.consortium.logs)
 
     def sync(self, home: Path) -> str:
-        """What ``fedbank client sync`` does after its imports, without scores; the release that is adopted then."""
+        """What ``fedbank client sync --yes`` does after its imports, without a load; the release adopted then."""
         about = read_home(home)
         fetcher = RepositoryFetcher(about.tls_context(), about.addresses)
         try:
@@ -103,9 +102,8 @@ class Served:
         return adopted.release if adopted else ""
 
     def adoption(self, home: Path) -> Adoption:
-        """Of the bank in ``home``; every adapter is a little better than none."""
-        scores = Scores("", 1, {"nll": 1.0}, {"nll": 0.5})
-        return Adoption(self._releases(home), read_policy(home / "policy.yaml"), lambda _: scores, lambda *_: None)
+        """Of the bank in ``home``; every adapter loads, in no time."""
+        return Adoption(self._releases(home), read_policy(home / "policy.yaml"), lambda _: None, lambda *_: None)
 
     def keep(self, name: str, bank: bool) -> None:
         """The repository as it is now, and the bank: later releases replace files and never change one."""

@@ -129,7 +129,7 @@ def test_the_newest_update_and_the_one_before_are_kept(open_bank: Any, model: Ad
     for number in (1, 2, 3):
         bank.train(request_for(model, number))
     kept = [path.name for path in (tmp_path / "finished").iterdir()]
-    assert sorted(name[16:] for name in kept) == ["-round-00002.safetensors", "-round-00003.safetensors"]
+    assert sorted(name[64:] for name in kept) == ["-round-00002.safetensors", "-round-00003.safetensors"]
 
 
 def test_an_unprotected_campaign_charges_nothing(open_bank: Any, model: AdaptedModel) -> None:

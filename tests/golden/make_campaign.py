@@ -185,7 +185,7 @@ def build() -> dict[str, Any]:
     return {
         "adapter": ADAPTER,
         "reader": {"bank": BANK, "mask": MASK, "plan_digest": PLAN, "round": ROUND},
-        "campaign": f"spring-{hashlib.sha256(written(PROPOSAL)).hexdigest()[:16]}",
+        "campaign": f"spring-{hashlib.sha256(written(PROPOSAL)).hexdigest()}",
         "receipt": digest(),
         "vectors": {
             kind: [{"name": name, "refused": refused, "hex": content.hex()} for name, refused, content in make()]

@@ -268,6 +268,39 @@ def test_an_earlier_proposal_cannot_take_a_bank_out_of_the_campaign_that_it_trai
     assert desk.consider(propose("name=third", "privacy.epsilon=2")).campaign.startswith("third-")
 
 
+def test_a_campaign_that_an_earlier_version_began_does_not_go_on(
+    make_member: Callable[..., Home], desk_of: Callable[..., Desk], propose: Callable[..., bytes]
+) -> None:
+    """It was named by 16 digits. The bank says so in a sentence, trains nothing, and takes part in the next one."""
+    home = make_member()
+    desk = desk_of(home)
+    campaigns, campaign = home.folder / "campaigns", desk.consider(propose("privacy.epsilon=2")).campaign
+    former = campaign[: -64 + 16]
+    (campaigns / campaign).rename(campaigns / former)
+    (campaigns / "current").write_text(former)
+    again = desk_of(home)
+    with pytest.raises(RunError, match=rf"the terms of {former} in .*, got those of {campaign}\. .* cannot go on"):
+        again.open_bank()
+    assert again.consider(propose("name=second", "privacy.epsilon=2")).campaign.startswith("second-")
+    assert again.open_bank().name == home.bank
+
+
+def test_the_evidence_of_a_refusal_holds_our_own_words_only(
+    make_member: Callable[..., Home], desk_of: Callable[..., Desk], propose: Callable[..., bytes], resources: Resources
+) -> None:
+    """What a library says when it fails may hold sizes of customers' records: it stays in the private log."""
+    notes: list[Any] = []
+
+    class Failing:
+        def __getattr__(self, name: str) -> Any:
+            raise ValueError("expected 96 tokens, got the 4711 of record 12")
+
+    desk = desk_of(make_member(), notes=notes, resources=replace(resources, tokenizer=Failing()))
+    with pytest.raises(ValueError, match="4711"):
+        desk.consider(propose("privacy.epsilon=2"))
+    assert notes[-1][0] == "campaign-refused" and notes[-1][2] == "ValueError"
+
+
 def test_a_campaign_whose_adapter_was_received_does_not_begin_again(
     make_member: Callable[..., Home], desk_of: Callable[..., Desk], propose: Callable[..., bytes]
 ) -> None:

@@ -1,4 +1,4 @@
-"""A member bank beside the world of releases: its folder, its policy, and a scorer that reads the weights itself."""
+"""A member bank beside the world of releases: its folder, its policy, and a load that reads the weights itself."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,10 +7,9 @@ import numpy as np
 from release_world import FolderFetcher, World
 from safetensors.numpy import load_file
 
-from fedbank.release.build import Scores
 from fedbank.release.contents import WEIGHTS
 from fedbank.sealing.keys import SigningKey
-from fedbank_client.adoption import Adoption
+from fedbank_client.adoption import Adoption, Synced
 from fedbank_client.home import Home
 from fedbank_client.policy import Policy
 from fedbank_client.release_home import ReleaseHome
@@ -23,11 +22,10 @@ def policy(base: str | None = None, rank: int = 16) -> Policy:
     return Policy(8.0, 8.0, 1e-5, "customer", rank, 1000, digests, None, "UTC", True)  # type: ignore[arg-type]
 
 
-def score(adapter: Path) -> Scores:
-    """Worse than the base model if the largest weight of B is above 1, else better."""
+def load(adapter: Path) -> None:
+    """An adapter loads if its weights can be read."""
     tensors = load_file(adapter / WEIGHTS)
-    largest = max(float(np.abs(tensor).max()) for name, tensor in tensors.items() if "lora_B" in name)
-    return Scores("", 20, {"nll": 1.0}, {"nll": largest})
+    assert all(np.isfinite(tensor).all() for tensor in tensors.values())
 
 
 class MemberBank:
@@ -42,12 +40,19 @@ class MemberBank:
         with self.home.exclusive():
             self.home.pin(world.pinned)
 
-    def adoption(self, scorer: Callable[[Path], Scores] = score) -> Adoption:
-        return Adoption(self.home, self.policy, scorer, lambda *note: self.notes.append(note))
+    def adoption(self, loader: Callable[[Path], None] = load) -> Adoption:
+        return Adoption(self.home, self.policy, loader, lambda *note: self.notes.append(note))
 
-    def sync(self, scorer: Callable[[Path], Scores] = score, **options: bool) -> str:
+    def sync(self, loader: Callable[[Path], None] = load, **options: bool) -> str:
+        """What ``client sync --yes`` does."""
         fetcher = FolderFetcher(self.world.folder / "repository")
-        return self.adoption(scorer).sync(fetcher, URL, "stable", self.world.now, **options).said
+        return self.adoption(loader).sync(fetcher, URL, "stable", self.world.now, **options).said
+
+    def bring(self, loader: Callable[[Path], None] = load) -> Synced:
+        """What ``client sync`` does before a person decides."""
+        return self.adoption(loader).bring(
+            FolderFetcher(self.world.folder / "repository"), URL, "stable", self.world.now
+        )
 
     @property
     def adopted(self) -> str | None:

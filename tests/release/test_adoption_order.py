@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from bank_world import MemberBank, policy, score
+from bank_world import MemberBank, load, policy
 from release_world import World
 
-from fedbank.release.build import Scores
 from fedbank.release.errors import ReleaseError
 from fedbank.release.offline import verify_release
 
@@ -63,9 +62,9 @@ def test_the_policy_is_asked_before_anything_is_loaded(world: World, tmp_path: P
 def test_what_is_loaded_was_verified_before_and_lies_apart_from_what_is_adopted(bank: MemberBank) -> None:
     seen: list[tuple[str, list[str]]] = []
 
-    def look(adapter: Path) -> Scores:
+    def look(adapter: Path) -> None:
         seen.append((adapter.parent.name, bank.home.stored()))
-        return score(adapter)
+        load(adapter)
 
     bank.sync(look)
     assert seen == [(".spring-1", [])] and bank.home.stored() == ["spring-1"]

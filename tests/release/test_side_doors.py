@@ -49,7 +49,7 @@ from fedbank_client.home import Home
 from fedbank_client.release_home import ReleaseHome
 home = ReleaseHome(Home(folder / "member", "bank1", "alliance", ("x:1",), SigningKey.derived("coordinator").public))
 fetcher = release_world.FolderFetcher(folder / "repository")
-adoption = Adoption(home, bank_world.policy(), bank_world.score, lambda *note: None)
+adoption = Adoption(home, bank_world.policy(), bank_world.load, lambda *note: None)
 """
 PATHS = {
     "inspect": 'inspect(home.of("spring-1") / "adapter")',
