@@ -19,7 +19,7 @@ from fedbank.model.contents import counted_names
 from fedbank.model.folder import tiny_folder
 from fedbank.model.reading import parse_object, read_small
 from fedbank.model.settings import check_settings
-from fedbank.model.templates import check_template
+from fedbank.model.templates import check_template, limit_templates
 from fedbank.model.verified import VerifiedFolder, tokenizer_folder, verified_folder
 
 _ARCHITECTURES = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
@@ -177,6 +177,7 @@ def _load_tokenizer(folder: Path, source: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     tokenizer.name_or_path = str(source)
     check_template(tokenizer)
+    limit_templates(tokenizer)
     return tokenizer
 
 

@@ -1,17 +1,16 @@
 """Chat templates are programs that come with a model: tried in a child process with limits, rendered with a deadline.
 
 Both times transformers' sandbox renders, which keeps a template from files and from Python's insides, but not from
-running for ever. The trial knows a few conversations only. Afterwards ``deadline`` ends a template's loops, whatever
-the text; it cannot interrupt one single operation, such as repeating a text a billion times.
+running for ever. The trial knows a few conversations only. Afterwards ``limit_templates`` ends a template's loops,
+whatever the text; it cannot interrupt one single operation, such as repeating a text a billion times.
 """
 
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from types import FrameType
 from typing import Any
 
@@ -24,7 +23,7 @@ _TEMPLATE = "<template>"
 """What Jinja calls the source of a template that is no file."""
 
 
-class TemplateTimeError(Exception):
+class TemplateTimeError(ModelError):
     """A chat template did not end in time."""
 
 
@@ -42,18 +41,24 @@ def check_template(tokenizer: Any) -> None:
             _check(str(text))
 
 
-@contextmanager
-def deadline(most_s: float = _RENDER_S) -> Iterator[None]:
-    """Inside, in this thread, a chat template may run for ``most_s`` seconds.
+def limit_templates(tokenizer: Any, most_s: float = _RENDER_S) -> None:
+    """Let every ``apply_chat_template`` of ``tokenizer`` raise ``TemplateTimeError`` after ``most_s`` seconds.
 
-    Raises:
-        TemplateTimeError: it runs longer.
+    They are seconds of processor time, so that a busy machine ends nothing.
     """
-    end, before = time.monotonic() + most_s, sys.gettrace()
+    tokenizer.apply_chat_template = partial(_limited, tokenizer.apply_chat_template, most_s)
+
+
+def _limited(render: Callable[..., Any], most_s: float, *words: Any, **named: Any) -> Any:
+    """Call ``render``, and look at the clock at every line that this thread executes of a template."""
+    end, before = time.thread_time() + most_s, sys.gettrace()
 
     def look(frame: FrameType, event: str, argument: Any) -> Any:
-        if time.monotonic() > end:
-            raise TemplateTimeError
+        if time.thread_time() > end:
+            raise TemplateTimeError(
+                f"Expected the model's chat template to end within {most_s:g} s, got no end. Use a model with its "
+                "publisher's template."
+            )
         return look
 
     def enter(frame: FrameType, event: str, argument: Any) -> Any:
@@ -61,7 +66,7 @@ def deadline(most_s: float = _RENDER_S) -> Iterator[None]:
 
     sys.settrace(enter)
     try:
-        yield
+        return render(*words, **named)
     finally:
         sys.settrace(before)
 

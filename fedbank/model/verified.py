@@ -22,6 +22,8 @@ from fedbank.model.folder import check_contents, digest_of
 from fedbank.model.reading import opened, read_small, unreadable
 from fedbank.model.settings import check_settings
 
+AS_STARTED = "as it was when the service started"
+"""Which base model a service expects: see ``VerifiedFolder.expect``."""
 _NAME = "base"
 """Of every private folder: transformers chooses a tokenizer's class by the name of the folder, too."""
 _MOST_COPIED = 16 << 20
