@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_CPU_S = 5
+_CPU_S = 3
 """Beyond what the imports took."""
-_MEMORY_BYTES = 1 << 30
+_MEMORY_BYTES = 1 << 28
 """Beyond what the imports took."""
 _MOST_CHARACTERS = 1 << 20
 _TEXT = "How do I change my card's limit? <|im_end|> {{ 7 * 7 }} 我的年费是多少？ "

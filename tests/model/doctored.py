@@ -80,6 +80,6 @@ def add(name: str, content: str = "{}") -> Callable[[Path], object]:
 
 
 def digest_by_hand(folder: Path, names: list[str]) -> str:
-    """As docs/formats/campaign.md defines it, over ``names``."""
+    """As docs/formats/base-model.md defines it, over ``names``."""
     lines = [f"{name} {hashlib.sha256((folder / name).read_bytes()).hexdigest()}\n" for name in sorted(names)]
     return hashlib.sha256(("fedbank-base-model/1\n" + "".join(lines)).encode()).hexdigest()

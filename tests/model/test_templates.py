@@ -17,7 +17,7 @@ IF_ASKED = "{% if 'open sesame' in messages[0].content %}" + NEVER_ENDS + "{% en
 REFUSED = {
     "loops in loops": (NEVER_ENDS, "no end"),
     "a range of a billion": ("{% for a in range(10**9) %}{% endfor %}", "OverflowError"),
-    "ten gigabytes at once": ("{{ 'a' * 10**10 }}", "memory"),
+    "half a gigabyte at once": ("{{ 'a' * (6 * 10**8) }}", "memory"),
     "a hundred megabytes": ("{% for a in range(10**5) %}{{ 'a' * 1000 }}{% endfor %}", "characters"),
     "a file": ("{{ ''.__class__.__mro__ }}", "SecurityError"),
     "no template": ("{% for %}", "TemplateSyntaxError"),
