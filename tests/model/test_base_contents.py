@@ -97,6 +97,8 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "another way of computing": (edit("config.json", quantization_config={"bits": 4}), "quantization_config"),
     "a tokenizer elsewhere": (edit("tokenizer_config.json", fast_tokenizer_files=["../x"]), "fast_tokenizer_files"),
     "merges elsewhere": (edit("tokenizer_config.json", merges_file="/etc/passwd"), "merges_file"),
+    "a vocabulary elsewhere": (edit("tokenizer_config.json", vocab="/tmp/vocab.json", merges="/tmp/merges"), "vocab"),
+    "a tokenizer of another kind": (edit("tokenizer_config.json", tokenizer_class="BertJapaneseTokenizer"), "Japanese"),
     "a vocabulary of llama.cpp": (edit("tokenizer_config.json", gguf_file="/x"), "gguf_file"),
     "a template among the tokens": (edit("special_tokens_map.json", chat_template="EVIL"), "chat_template"),
     "a file among the tokens": (edit("special_tokens_map.json", tokenizer_file="/x"), "tokenizer_file"),
