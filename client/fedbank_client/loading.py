@@ -7,7 +7,8 @@ import torch
 
 from fedbank.config import ClientConfig
 from fedbank.config.schema import ModelConfig
-from fedbank.model.loading import ModelSpec, check_model_source, located_folder, opened_base
+from fedbank.model.loading import check_model_source, opened_base
+from fedbank.model.spec import ModelSpec, located_folder
 from fedbank_client.customers import load_training_units
 from fedbank_client.desk import Resources
 

@@ -130,10 +130,18 @@ def elsewhere(folder: Path, named: str) -> None:
 
 
 def twice(folder: Path) -> None:
-    """A tensor in both files, once changed; the index names the first."""
+    """A tensor in both files, once changed; the index names the one that is read last."""
     first, second = (load_file(folder / name) for name in SHARDS)
     name = next(iter(first))
     save_file({**second, name: first[name] + 1}, folder / SHARDS[1], metadata={"format": "pt"})
+    write_index(folder, {**places(folder), name: SHARDS[1]})
+
+
+def as_adapter(folder: Path) -> None:
+    """A file of weights that PEFT takes for an adapter's."""
+    name = "adapter_model.safetensors"
+    (folder / SHARDS[1]).rename(folder / name)
+    write_index(folder, {tensor: file.replace(SHARDS[1], name) for tensor, file in places(folder).items()})
 
 
 def two_names(folder: Path) -> None:
@@ -158,6 +166,7 @@ INDICES: dict[str, Callable[[Path], object]] = {
     "that is gone": lambda folder: (folder / INDEX).unlink(),
     "a tensor in both files": twice,
     "a tensor twice": two_names,
+    "to an adapter": as_adapter,
 }
 
 

@@ -13,11 +13,12 @@ from fedbank.serving.engines.interface import RequestError, Turn
 from fedbank.serving.engines.text import encode
 
 NEVER_ENDS = "{% for a in range(10**5) %}{% for b in range(10**5) %}{% endfor %}{% endfor %}"
-IF_ASKED = "{% if 'open sesame' in messages[0].content %}" + NEVER_ENDS + "{% endif %}{{ messages[0].content }}"
+LONG = "{% for a in range(1000) %}{% for b in range(10**5) %}{% endfor %}{% endfor %}"
+IF_ASKED = "{% if 'open sesame' in messages[0].content %}" + LONG + "{% endif %}{{ messages[0].content }}"
 REFUSED = {
     "loops in loops": (NEVER_ENDS, "no end"),
     "a range of a billion": ("{% for a in range(10**9) %}{% endfor %}", "OverflowError"),
-    "half a gigabyte at once": ("{{ 'a' * (6 * 10**8) }}", "memory"),
+    "half a gigabyte at once": ("{{ messages[0].content * 10**7 }}", "memory"),
     "a hundred megabytes": ("{% for a in range(10**5) %}{{ 'a' * 1000 }}{% endfor %}", "characters"),
     "a file": ("{{ ''.__class__.__mro__ }}", "SecurityError"),
     "no template": ("{% for %}", "TemplateSyntaxError"),

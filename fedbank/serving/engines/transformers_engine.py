@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from fedbank.errors import ModelError
-from fedbank.model.loading import ModelSpec, opened_base
+from fedbank.model.loading import opened_base
+from fedbank.model.spec import ModelSpec
 from fedbank.model.verified import AS_STARTED
 from fedbank.serving.engines.batching import Limits, Scheduler
 from fedbank.serving.engines.decoding import Batch, Start
