@@ -10,11 +10,10 @@ from safetensors.numpy import load_file
 from fedbank.adapter.lora import AdaptedModel, LoraSettings
 from fedbank.config import ClientConfig
 from fedbank.errors import ModelError
-from fedbank.model.folder import base_digest
-from fedbank.model.loading import load_base_model, load_tokenizer
+from fedbank.model.loading import opened_base
 from fedbank.release.contents import WEIGHTS
 from fedbank.release.manifest import Manifest
-from fedbank_client.loading import model_folder, model_spec
+from fedbank_client.loading import model_spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +36,14 @@ def open_release(folder: Path, manifest: Manifest, config: ClientConfig) -> Rele
     Raises:
         ModelError: the base model is another one, or the adapter does not fit it.
     """
-    here = base_digest(model_folder(config.model))
-    if here != manifest.base["digest"]:
-        raise ModelError(
-            f"Expected the base model {manifest.base['digest'][:16]} ({manifest.base['name']}) of this release, got "
-            f"{here[:16]}. Name its folder: model=path model.path=DIR"
-        )
-    spec, about = model_spec(config.model), manifest.adapter
-    base = load_base_model(spec)
+    about = manifest.adapter
+    with opened_base(model_spec(config.model)) as opened:
+        opened.folder.expect(manifest.base["digest"], f"{manifest.base['name']}, of this release")
+        tokenizer, base = opened.tokenizer(), opened.model()
     settings = LoraSettings(
         about["rank"], float(about["alpha"]), tuple(about["target_modules"]), "AB", last_layers=len(about["layers"])
     )
     model = AdaptedModel(base.model, settings)
     if model.spec.shapes() != manifest.shapes():
         raise ModelError("Expected an adapter that fits this base model, got tensors of other names or shapes.")
-    return ReleasedModel(folder, model, load_tokenizer(spec), base.device)
+    return ReleasedModel(folder, model, tokenizer, base.device)

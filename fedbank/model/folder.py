@@ -5,28 +5,22 @@ was agreed on, to the byte.
 """
 
 import hashlib
-import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from fedbank.errors import ModelError
+from fedbank.model.contents import counted_names
+from fedbank.model.reading import opened, unreadable
+from fedbank.model.settings import check_settings
+from fedbank.model.weights import tensors
 
 _MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The adaptable layers of a Qwen block, in the order in which they run."""
 _WEIGHT = re.compile(r"(model\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+))\.weight")
-_CONFIGURATION = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-)
-"""Beside the weights, what decides what the model computes from a text."""
-_MAX_HEADER_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,30 +40,45 @@ def tiny_folder() -> Path:
 
 
 def base_digest(folder: Path) -> str:
-    """SHA-256 over names and SHA-256 of the weights, configuration and tokenizer in ``folder``.
+    """SHA-256 over names and SHA-256 of every file in ``folder`` that a loader acts on.
 
-    Two folders with the same digest compute the same; documentation and generation settings do not count.
+    Two folders with the same digest compute the same; documentation does not count, anything else is refused.
 
     Raises:
-        ModelError: a file is missing or cannot be read.
+        ModelError: a file is missing or cannot be read, or is none that may be in a base model's folder.
     """
+    return digest_of(file_digests(folder))
+
+
+def digest_of(files: Mapping[str, str]) -> str:
+    """The base model's digest from the SHA-256 of each of its ``files`` (``file_digests``)."""
     total = hashlib.sha256(b"fedbank-base-model/1\n")
-    for name, found in file_digests(folder).items():
-        total.update(f"{name} {found}\n".encode())
+    for name in sorted(files):
+        total.update(f"{name} {files[name]}\n".encode())
     return total.hexdigest()
 
 
 def file_digests(folder: Path) -> dict[str, str]:
     """SHA-256 of each file that ``base_digest`` counts, by name; raises as it does."""
-    named = [folder / name for name in _CONFIGURATION if (folder / name).is_file()]
     found = {}
-    try:
-        for path in sorted([*named, *_shards(folder)]):
-            with path.open("rb") as file:
-                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise _unreadable(folder, error) from error
+    for name in counted_names(folder):
+        try:
+            with opened(folder / name) as file:
+                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise unreadable(folder, error) from error
+    check_contents(folder)
     return found
+
+
+def check_contents(folder: Path) -> None:
+    """Refuse a base model that leads a loader out of its ``folder``, or holds a tensor twice.
+
+    Raises:
+        ModelError: names what is wrong and what to do.
+    """
+    check_settings(folder)
+    tensors(folder)
 
 
 def adaptable_layers(
@@ -98,36 +107,15 @@ def adaptable_layers(
 
 def _linear_layers(folder: Path) -> Iterator[LinearLayer]:
     """Every adaptable layer, from the headers of the weight files."""
-    for shard in _shards(folder):
-        for name, entry in _header(shard).items():
-            matched = _WEIGHT.fullmatch(name)
-            if matched and matched[3] in _MODULES:
-                num_out, num_in = entry["shape"]
-                yield LinearLayer(matched[1], int(matched[2]), matched[3], num_in, num_out)
+    for name, entry in tensors(folder).items():
+        matched = _WEIGHT.fullmatch(name)
+        if matched and matched[3] in _MODULES:
+            num_out, num_in = _sizes(folder, name, entry)
+            yield LinearLayer(matched[1], int(matched[2]), matched[3], num_in, num_out)
 
 
-def _shards(folder: Path) -> list[Path]:
-    shards = sorted(folder.glob("*.safetensors"))
-    if not shards:
-        raise ModelError(
-            f"Expected weights (*.safetensors) in {folder}, got none. Set model.path to the folder of a Qwen model."
-        )
-    return shards
-
-
-def _header(shard: Path) -> dict[str, dict[str, list[int]]]:
-    """The header of a safetensors file: 8 bytes of length, little-endian, and as much JSON."""
-    try:
-        with shard.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > min(_MAX_HEADER_BYTES, shard.stat().st_size - 8):
-                raise ModelError(f"Expected a safetensors header in {shard}, got something else. Copy the file again.")
-            header: dict[str, dict[str, list[int]]] = json.loads(file.read(length))
-    except (OSError, ValueError, RecursionError) as error:
-        raise _unreadable(shard, error) from error
-    return header
-
-
-def _unreadable(path: Path, error: Exception) -> ModelError:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is damaged"
-    return ModelError(f"Expected to read the base model at {path}, got: {reason}. Copy the model again.")
+def _sizes(folder: Path, name: str, entry: Any) -> tuple[int, int]:
+    shape = entry.get("shape") if isinstance(entry, dict) else None
+    if isinstance(shape, list) and len(shape) == 2 and all(type(size) is int and size > 0 for size in shape):
+        return shape[0], shape[1]
+    raise ModelError(f"Expected {name} in {folder} to be a matrix, got something else. Copy the model again.")

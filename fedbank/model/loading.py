@@ -1,9 +1,9 @@
 """Loads a Qwen base model and its tokenizer, from a folder of this machine or by a pinned identifier.
 
-Refuses what a bank must not load: pickled weights, remote code, another architecture.
+Refuses what a bank must not load: pickled weights, remote code, another architecture. Everything that loads a base
+model comes through here: what is loaded is what was hashed (``verified``).
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +15,12 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fedbank.errors import ModelError
-from fedbank.model.folder import tiny_folder
+from fedbank.model.contents import counted_names
+from fedbank.model.reading import parse_object, read_small
+from fedbank.model.settings import check_settings
+from fedbank.model.spec import ModelSpec, located_folder
+from fedbank.model.templates import check_template, limit_templates
+from fedbank.model.verified import VerifiedFolder, tokenizer_folder, verified_folder
 
 _ARCHITECTURES = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -25,46 +30,58 @@ _CHECKPOINTING: dict[str | bool, str] = {
     True: "non-reentrant",
 }
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSpec:
-    """Which base model to load and how.
-
-    ``path`` is a local folder; otherwise ``identifier`` with ``revision`` names a model on a hub; with neither
-    it is the tiny Qwen3 that ships with the package. ``quantisation`` is ``"none"`` or ``"nf4"`` (4-bit NF4,
-    Dettmers et al. 2023, arXiv:2305.14314). ``dtype`` is that of the frozen weights and the computation.
-    ``gradient_checkpointing`` is ``"none"``, ``"reentrant"`` or ``"non-reentrant"``; ``False`` and ``True`` stand for
-    the first and the last.
-    """
-
-    name: str
-    path: str | None = None
-    identifier: str | None = None
-    revision: str | None = None
-    dtype: str = "float32"
-    quantisation: str = "none"
-    gradient_checkpointing: bool | str = False
-    device: str = "auto"
 
 
 @dataclass(slots=True)
 class BaseModel:
-    """A frozen base model on its device; ``reference`` is what a model card calls it."""
+    """A frozen base model on its device; ``reference`` is what a model card calls it, ``digest`` that of its files."""
 
     model: Any
     reference: str
     device: torch.device
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedBase:
+    """A base model's verified folder, to load from until its block ends."""
+
+    spec: ModelSpec
+    folder: VerifiedFolder
+
+    @property
+    def digest(self) -> str:
+        """Of the files that ``model`` and ``tokenizer`` load."""
+        return self.folder.digest
+
+    def model(self) -> BaseModel:
+        """As ``load_base_model``."""
+        return _load_model(self.spec, self.folder)
+
+    def tokenizer(self) -> Any:
+        """As ``load_tokenizer``."""
+        return _load_tokenizer(self.folder.path, self.folder.source)
+
+
+@contextmanager
+def opened_base(spec: ModelSpec) -> Iterator[OpenedBase]:
+    """The base model, hashed, to load from until the block ends. Reads all files once.
+
+    Raises:
+        ModelError: it is no base model that can be loaded.
+    """
+    source = located_folder(spec)
+    _check_folder(source)
+    with verified_folder(source) as folder:
+        yield OpenedBase(spec, folder)
 
 
 def load_tokenizer(spec: ModelSpec) -> Any:
-    """The base model's own tokenizer."""
-    source, options = _locate(spec)
-    if isinstance(source, Path):
-        _check_tokenizer(source)
-    with _as_model_error(source):
-        return AutoTokenizer.from_pretrained(source, **options)
+    """The base model's own tokenizer, whose chat template was tried (``templates``)."""
+    source = located_folder(spec)
+    _check_tokenizer(source)
+    with tokenizer_folder(source) as folder:
+        return _load_tokenizer(folder, source)
 
 
 def load_base_model(spec: ModelSpec) -> BaseModel:
@@ -72,26 +89,8 @@ def load_base_model(spec: ModelSpec) -> BaseModel:
 
     Adding LoRA first and moving later trains nothing while reporting epsilon (opacus issue 820).
     """
-    source, options = _locate(spec)
-    device = _device(spec.device)
-    # A frozen base never drops anything: checkpointing runs it in training mode, and dropout in the attention
-    # would make a gradient depend on the order of the records.
-    options |= {"dtype": _DTYPES[spec.dtype], "attn_implementation": "sdpa", "attention_dropout": 0.0}
-    if spec.quantisation == "nf4":
-        options |= _nf4(device)
-    with _as_model_error(source):
-        model, report = AutoModelForCausalLM.from_pretrained(
-            source, use_safetensors=True, output_loading_info=True, **options
-        )
-    _check_complete(source, report)
-    if getattr(model.config, "model_type", None) not in _ARCHITECTURES:
-        raise ModelError(_wrong_architecture(source, getattr(model.config, "model_type", "unknown")))
-    model.requires_grad_(False)
-    if spec.quantisation == "none":
-        model.to(device)
-    enable_checkpointing(model, _CHECKPOINTING[spec.gradient_checkpointing])
-    model.eval()
-    return BaseModel(model, _reference(spec), device)
+    with opened_base(spec) as opened:
+        return opened.model()
 
 
 def enable_checkpointing(model: Any, mode: str) -> None:
@@ -126,38 +125,83 @@ def check_model_source(spec: ModelSpec) -> None:
         )
     if spec.name == "path" and not spec.path:
         raise ModelError("Expected model.path=DIR with model=path, got none. Name a folder with Qwen weights.")
-    source, _ = _locate(spec)
-    if isinstance(source, Path):
-        _check_folder(source)
+    if spec.path is not None or spec.identifier is None:
+        _check_folder(located_folder(spec))
 
 
-def _locate(spec: ModelSpec) -> tuple[Path | str, dict[str, Any]]:
-    if spec.path is not None:
-        return Path(spec.path), {"local_files_only": True}
-    if spec.identifier is not None:
-        return spec.identifier, {"revision": spec.revision}
-    return tiny_folder(), {"local_files_only": True}
+def _load_tokenizer(folder: Path, source: Path) -> Any:
+    with _as_model_error(folder, source):
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    tokenizer.name_or_path = str(source)
+    check_template(tokenizer)
+    limit_templates(tokenizer)
+    return tokenizer
 
 
-def _check_complete(source: Path | str, report: dict[str, Any]) -> None:
-    """transformers fills missing weights with random ones; here that is an error."""
+def _load_model(spec: ModelSpec, folder: VerifiedFolder) -> BaseModel:
+    device = _device(spec.device)
+    # A frozen base never drops anything: checkpointing runs it in training mode, and dropout in the attention
+    # would make a gradient depend on the order of the records.
+    options = {"dtype": _DTYPES[spec.dtype], "attn_implementation": "sdpa", "attention_dropout": 0.0}
+    if spec.quantisation == "nf4":
+        options |= _nf4(device)
+    with _as_model_error(folder.path, folder.source):
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder.path,
+            use_safetensors=True,
+            output_loading_info=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            **options,
+        )
+    _check_complete(folder.source, report)
+    if getattr(model.config, "model_type", None) not in _ARCHITECTURES:
+        raise ModelError(_wrong_architecture(folder.source, getattr(model.config, "model_type", "unknown")))
+    model.config._name_or_path = model.name_or_path = str(folder.source)
+    model.requires_grad_(False)
+    if spec.quantisation == "none":
+        model.to(device)
+    _own_memory(model)
+    folder.check_unchanged()
+    enable_checkpointing(model, _CHECKPOINTING[spec.gradient_checkpointing])
+    model.eval()
+    return BaseModel(model, _reference(spec), device, folder.digest)
+
+
+def _own_memory(model: Any) -> None:
+    """transformers leaves weights of the asked dtype in the file, mapped: who wrote there later would change them."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
+
+
+def _check_complete(source: Path, report: dict[str, Any]) -> None:
+    """transformers fills missing weights with random ones, and drops those that it does not know; here both are errors.
+
+    What the digest covers is what runs: a weight that nobody uses is there by mistake, or for another program.
+    """
     wrong = [*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])]
     if wrong:
         raise ModelError(
             f"Expected all weights of the model at {source}, got a checkpoint in which {len(wrong)} are missing or of "
             f"another shape, {sorted(wrong)[0]} among them. Copy the complete model again."
         )
+    if unused := sorted(report["unexpected_keys"]):
+        raise ModelError(
+            f"Expected only weights that the model at {source} uses, got {len(unused)} others, {unused[0]} among them. "
+            "Copy the model again from its origin."
+        )
 
 
 @contextmanager
-def _as_model_error(source: Path | str) -> Iterator[None]:
-    """Whatever a damaged folder or an unreachable hub raises, in our words."""
+def _as_model_error(folder: Path, source: Path) -> Iterator[None]:
+    """Whatever a damaged folder raises, in our words, and of the folder that a person knows."""
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise ModelError(
-            f"Expected a loadable Qwen model at {source}, got: {_first_line(error)} "
-            "Check the folder against its origin, or that the hub can be reached."
+            f"Expected a loadable Qwen model at {source}, got: {_first_line(error).replace(str(folder), str(source))} "
+            "Check the folder against its origin."
         ) from error
 
 
@@ -167,28 +211,15 @@ def _check_folder(folder: Path) -> None:
             f"Expected a model folder at {folder}, got {'a file' if folder.exists() else 'nothing'}. "
             "Set model.path to the folder that holds config.json."
         )
-    try:
-        config = json.loads((folder / "config.json").read_bytes())
-        model_type = config["model_type"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ModelError(
-            f"Expected {folder}/config.json with a model_type, got: {_first_line(error)} "
-            "Set model.path to a complete Hugging Face model folder."
-        ) from error
+    path = folder / "config.json"
+    if not path.exists():
+        raise ModelError(f"Expected {path}, got none. Set model.path to a complete Hugging Face model folder.")
+    model_type = parse_object(read_small(path), path).get("model_type", "no model_type")
     if not isinstance(model_type, str) or model_type not in _ARCHITECTURES:
         raise ModelError(_wrong_architecture(folder, model_type))
-    if any(folder.glob("*.safetensors")):
-        _check_tokenizer(folder)
-        return
-    pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
-    if pickles:
-        raise ModelError(
-            f"Expected safetensors weights in {folder}, got pickled ones ({', '.join(pickles[:3])}), "
-            "which can run code when they are opened. Convert them with save_pretrained on a machine you can spare."
-        )
-    raise ModelError(
-        f"Expected weights (*.safetensors) in {folder}, got none. Copy the model's weight files into the folder."
-    )
+    counted_names(folder)
+    check_settings(folder)
+    _check_tokenizer(folder)
 
 
 def _check_tokenizer(folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from fedbank.adapter.state import digest, to_bytes
 from fedbank.errors import RunError
 from fedbank.membership.folders import utc
-from fedbank.model.folder import base_digest, file_digests
+from fedbank.model.folder import digest_of, file_digests
 from fedbank.proposal import Acceptance, Proposal
 from fedbank.release.build import (
     ACCOUNTANT,
@@ -46,7 +46,8 @@ def build_release(kept: CampaignFolder, about: Particulars, scores: Scores, now:
         ReleaseError: what would be written is no release.
     """
     proposal, accepted = kept.proposal(), kept.accepted()
-    if base_digest(about.base_folder) != proposal.base_digest:
+    files = file_digests(about.base_folder)
+    if digest_of(files) != proposal.base_digest:
         raise RunError(
             f"Expected the base model {proposal.base_digest[:16]} of {proposal.campaign}, got another one in "
             f"{about.base_folder}. Name its folder: --base DIR"
@@ -80,7 +81,7 @@ def build_release(kept: CampaignFolder, about: Particulars, scores: Scores, now:
             "name": about.base_name,
             "revision": about.base_revision,
             "digest": proposal.base_digest,
-            "files": file_digests(about.base_folder),
+            "files": files,
         },
         adapter=adapter,
         training=_training(proposal, len(accepted)),

@@ -35,7 +35,8 @@ from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClippi
 from fedbank.adapter.lora import AdaptedModel, LoraSettings
 from fedbank.adapter.state import initial_state
 from fedbank.data.encode import EncodedUnits
-from fedbank.model.loading import ModelSpec, load_base_model
+from fedbank.model.loading import load_base_model
+from fedbank.model.spec import ModelSpec
 from fedbank.privacy.noise import RandomStream
 from fedbank.privacy.plan import PrivacyPlan, Sampling, TrainingPlan, UnprotectedPlan
 from fedbank.training.batches import RecordBatch, collate

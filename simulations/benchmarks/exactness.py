@@ -24,7 +24,8 @@ from fedbank.adapter.lora import AdaptedModel, LoraSettings
 from fedbank.adapter.state import initial_state
 from fedbank.data.encode import EncodedUnits
 from fedbank.errors import ModelError
-from fedbank.model.loading import ModelSpec, enable_checkpointing, load_base_model
+from fedbank.model.loading import enable_checkpointing, load_base_model
+from fedbank.model.spec import ModelSpec
 from fedbank.privacy.noise import RandomStream
 from fedbank.privacy.plan import PrivacyPlan, Sampling, TrainingPlan
 from fedbank.training.engines import ENGINES

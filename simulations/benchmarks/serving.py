@@ -22,8 +22,9 @@ import torch
 
 from fedbank.adapter.lora import AdaptedModel, LoraSettings
 from fedbank.model.folder import base_digest, tiny_folder
-from fedbank.model.loading import ModelSpec, load_base_model
+from fedbank.model.loading import load_base_model
 from fedbank.model.quiet import quiet_libraries
+from fedbank.model.spec import ModelSpec
 from fedbank.serving.engines.batching import Limits
 from fedbank.serving.engines.decoding import Batch, Start
 from fedbank.serving.engines.interface import Generation, Turn

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from fedbank.model.folder import base_digest
-from fedbank.model.loading import ModelSpec
+from fedbank.model.spec import ModelSpec
 from fedbank.serving.engines.interface import Engine, Generation, Turn
 from fedbank.serving.engines.plan import PRECISIONS, Precision, Shape
 from fedbank.serving.engines.transformers_engine import LocalModel, TransformersEngine

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from fedbank.data.redact import redact
 from fedbank.model.folder import base_digest, tiny_folder
-from fedbank.model.loading import ModelSpec
 from fedbank.model.quiet import quiet_libraries
+from fedbank.model.spec import ModelSpec
 from fedbank.serving.answering import Asker, Question
 from fedbank.serving.engines.batching import Limits
 from fedbank.serving.engines.interface import Turn

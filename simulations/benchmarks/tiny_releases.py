@@ -10,7 +10,8 @@ from safetensors.numpy import save
 from fedbank.adapter.lora import AdaptedModel, LoraSettings
 from fedbank.adapter.state import digest
 from fedbank.model.folder import base_digest, file_digests, tiny_folder
-from fedbank.model.loading import ModelSpec, load_base_model
+from fedbank.model.loading import load_base_model
+from fedbank.model.spec import ModelSpec
 from fedbank.release.build import adapter_fields, write_release
 from fedbank.release.contents import MANIFEST
 from fedbank.release.inspection import inspect

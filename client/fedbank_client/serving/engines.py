@@ -6,13 +6,18 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedbank.config.schema import EngineConfig, ServeConfig
 from fedbank.errors import ModelError
+from fedbank.model.verified import AS_STARTED
 from fedbank.release.manifest import Manifest
 from fedbank.serving.engines.interface import Engine
 from fedbank.serving.engines.plan import Card, Precision, Shape, what_fits
 from fedbank_client.serving.secret_files import ENGINE_VARIABLE, read_secret
+
+if TYPE_CHECKING:
+    from fedbank.serving.engines.vllm import Vllm
 
 _OF_DTYPE: dict[str, Precision] = {"float32": "fp32", "bfloat16": "bf16"}
 _LOOK_S = 0.5
@@ -145,31 +150,44 @@ def attached_engine(engine: EngineConfig, base: Base) -> Engine:
 
 @asynccontextmanager
 async def _started(config: ServeConfig, base: Base, say: Say) -> AsyncIterator[Started]:
-    """vLLM as a child, with whatever it has started itself ended in the end."""
-    from fedbank.serving.engines.vllm import Vllm, VllmProcess
+    """vLLM as a child on exactly the verified files, with whatever it has started itself ended in the end."""
+    from fedbank.model.loading import opened_base
+    from fedbank.serving.engines.vllm import VllmProcess
+    from fedbank_client.loading import model_spec
 
-    engine, shape = config.engine, Shape.read(base.folder)
-    settings = Vllm(
-        base.folder,
+    with opened_base(replace(model_spec(config.model), path=str(base.folder))) as opened:
+        opened.folder.expect(base.digest, AS_STARTED)
+        opened.tokenizer()  # its chat template is tried before vLLM renders it
+        process = VllmProcess(_vllm(config, base, opened.folder.path))
+        say(f"Base model {base.digest[:16]}: vLLM starts, its log is {base.log} ...")
+        started = await process.start()
+        try:
+            opened.folder.check_unchanged()
+            yield Started(started, lambda: process.ended)
+        finally:
+            try:
+                await started.close()
+            finally:
+                await process.stop()
+
+
+def _vllm(config: ServeConfig, base: Base, verified: Path) -> "Vllm":
+    """How to start it on the folder ``verified``, under the name of the bank's own."""
+    from fedbank.serving.engines.vllm import Vllm
+
+    engine = config.engine
+    return Vllm(
+        verified,
         base.log,
         str(engine.program),
         precision_of(config),
-        min(engine.context, shape.context),
+        min(engine.context, Shape.read(verified).context),
         next((rank for rank in _VLLM_RANKS if rank >= base.max_rank), _VLLM_RANKS[-1]),
         engine.memory_share,
         engine.start_s,
         tuple(engine.options),
+        name=base.folder.name,
     )
-    process = VllmProcess(settings)
-    say(f"Base model {base.digest[:16]}: vLLM starts, its log is {base.log} ...")
-    started = await process.start()
-    try:
-        yield Started(started, lambda: process.ended)
-    finally:
-        try:
-            await started.close()
-        finally:
-            await process.stop()
 
 
 async def _wait_for(engine: Engine, most_s: float, say: Say) -> None:

@@ -53,6 +53,10 @@ class Originals:
             )
         return tensor.float()
 
+    def moved(self, folder: Path) -> None:
+        """From now on the same files are read in ``folder``; what was read before must be the same there."""
+        self._files = {name: folder / path.name for name, path in self._files.items()}
+
     def layer(self, name: str, weight: Tensor, bias: Tensor | None) -> Linear:
         """The layer ``name`` with ``weight`` (float32) instead of its own."""
         return layer_of(weight, bias, self._precision, output=name == _OUTPUT)

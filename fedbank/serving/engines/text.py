@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from fedbank.model.templates import TemplateTimeError
 from fedbank.serving.engines.interface import RequestError, Turn
 
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
@@ -26,16 +27,21 @@ def encode(tokenizer: Any, turns: Sequence[Turn], most: int) -> list[int]:
     """The prompt's tokens, up to where the answer begins.
 
     Raises:
-        RequestError: they are more than ``most``, or there is no question.
+        RequestError: they are more than ``most``, there is no question, or the chat template does not end.
     """
     if not turns or turns[-1].role == "assistant":
         raise RequestError("Expected a conversation that ends with a question, got none. Send a question.")
     characters = sum(len(one.text) for one in turns)
     if characters > most * _LONGEST_TOKEN:  # before any work on a megabyte of text
         raise RequestError(_too_long(most, f"{characters} characters"))
-    encoded = tokenizer.apply_chat_template(
-        messages(turns), add_generation_prompt=True, tokenize=True, return_dict=True
-    )
+    try:
+        encoded = tokenizer.apply_chat_template(
+            messages(turns), add_generation_prompt=True, tokenize=True, return_dict=True
+        )
+    except TemplateTimeError as error:
+        raise RequestError(
+            "Expected the model's chat template to end with these turns, got no end. Ask otherwise."
+        ) from error
     tokens: list[int] = encoded["input_ids"]
     if len(tokens) > most:
         raise RequestError(_too_long(most, str(len(tokens))))

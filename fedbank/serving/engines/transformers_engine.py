@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from fedbank.errors import ModelError
-from fedbank.model.folder import tiny_folder
-from fedbank.model.loading import ModelSpec, load_base_model, load_tokenizer
+from fedbank.model.loading import opened_base
+from fedbank.model.spec import ModelSpec
+from fedbank.model.verified import AS_STARTED
 from fedbank.serving.engines.batching import Limits, Scheduler
 from fedbank.serving.engines.decoding import Batch, Start
 from fedbank.serving.engines.interface import (
@@ -57,7 +58,7 @@ class LocalModel:
         """From disk, frozen, in ``precision``; ``None``: as ``spec.dtype`` says.
 
         Raises:
-            ModelError: it cannot be loaded, or not in that precision.
+            ModelError: it cannot be loaded, or not in that precision, or its files' digest is another.
         """
         if spec.quantisation != "none":
             raise ModelError(
@@ -65,15 +66,22 @@ class LocalModel:
                 "is for training. Choose engine.precision=int8 or int4."
             )
         chosen = precision or _PRECISION_OF[spec.dtype]
-        folder = _folder(spec, chosen)
-        found = load_base_model(replace(spec, dtype="float32" if chosen == "fp32" else "bfloat16"))
-        model, originals = found.model, None
-        if chosen == "fp16":
-            model.to(torch.float16)
-        if has_kernel(chosen, found.device) and folder is not None:
-            originals = Originals(folder, chosen)
-            originals.use_in(model)
-        return cls(model, load_tokenizer(spec), digest, originals)
+        if chosen in ("int8", "int4") and spec.path is None and spec.identifier is not None:
+            raise ModelError(
+                f"Expected a folder of the model for {chosen}, got {spec.identifier}. Set model=path model.path=DIR."
+            )
+        with opened_base(replace(spec, dtype="float32" if chosen == "fp32" else "bfloat16")) as opened:
+            opened.folder.expect(digest, AS_STARTED)
+            tokenizer, found = opened.tokenizer(), opened.model()
+            model, originals = found.model, None
+            if chosen == "fp16":
+                model.to(torch.float16)
+            if has_kernel(chosen, found.device) and spec.identifier is None:
+                originals = Originals(opened.folder.path, chosen)
+                originals.use_in(model)
+                originals.moved(opened.folder.source)
+                opened.folder.check_unchanged()
+        return cls(model, tokenizer, digest, originals)
 
 
 @dataclass(slots=True, eq=False)
@@ -310,15 +318,6 @@ def _post(loop: asyncio.AbstractEventLoop, found: list[tuple[_Answer, Piece | En
 
 def _finish(answer: _Answer) -> Finish | None:
     return "length" if answer.count >= answer.most else None
-
-
-def _folder(spec: ModelSpec, precision: Precision) -> Path | None:
-    """Where the files are that layers are made of; bfloat16 from a hub does with torch's own layers."""
-    if spec.path is not None or spec.identifier is None:
-        return tiny_folder() if spec.path is None else Path(spec.path)
-    if precision in ("int8", "int4"):
-        raise ModelError(f"Expected a folder of the model for {precision}, got {spec.identifier}. Set model=path.")
-    return None
 
 
 def _end_tokens(local: LocalModel) -> frozenset[int]:

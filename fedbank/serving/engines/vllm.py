@@ -28,7 +28,8 @@ _QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"
 @dataclass(frozen=True, slots=True)
 class Vllm:
     """How to start it. ``program``: the command; ``precision``: as ``plan`` has it, INT8 and INT4 only for a ``model``
-    that is stored so. ``max_rank``: of any adapter. ``more``, ``environment``: further words and variables.
+    that is stored so. ``max_rank``: of any adapter. ``more``, ``environment``: further words and variables. ``name``:
+    what it calls the model; empty: as the folder is called.
     """
 
     model: Path
@@ -41,11 +42,17 @@ class Vllm:
     start_s: float = 600.0
     more: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    name: str = ""
+
+    @property
+    def served_name(self) -> str:
+        """What requests have to call the model."""
+        return self.name or self.model.name
 
     def command(self, port: int) -> list[str]:
         """Its words: one model, one address of this machine, adapters of releases side by side."""
         options = {
-            "--served-model-name": self.model.name,
+            "--served-model-name": self.served_name,
             "--host": "127.0.0.1",
             "--port": str(port),
             "--dtype": _DTYPES[self.precision],
@@ -89,7 +96,7 @@ class VllmProcess:
                 f"Expected to start {settings.program}, got: {error.strerror}. Install vLLM or name its command."
             ) from error
         url = f"http://127.0.0.1:{port}"
-        engine = OpenAIEngine(Endpoint(url, settings.model.name, key, priorities=True))
+        engine = OpenAIEngine(Endpoint(url, settings.served_name, key, priorities=True))
         try:
             await self._ready(engine)
         except BaseException:
