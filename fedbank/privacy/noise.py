@@ -34,6 +34,7 @@ class RandomStream:
     def __init__(self, key: bytes, replay_id: str | None) -> None:
         self._keystream = Cipher(ChaCha20(key, _NONCE), mode=None).encryptor()
         self.replay_id = replay_id
+        self._releases: list[int] = []
 
     @classmethod
     def secure(cls) -> "RandomStream":
@@ -52,6 +53,15 @@ class RandomStream:
         """The stream that belongs to ``context`` (a seed, a bank, a round): for simulations and tests only."""
         key = hashlib.sha256(json.dumps(["fedbank-stream/1", *context]).encode()).digest()
         return cls(key, replay_id=hashlib.sha256(key).hexdigest()[:32])
+
+    @property
+    def releases(self) -> tuple[int, ...]:
+        """How many coordinates every release had that got noise from this stream, oldest first."""
+        return tuple(self._releases)
+
+    def count_release(self, coordinates: int) -> None:
+        """Note that noise was added to so many coordinates together: whoever adds it says so, not whoever asks."""
+        self._releases.append(coordinates)
 
     def uniform(self, count: int) -> NDArray[np.float64]:
         """``count`` variates strictly inside (0, 1) with 52 random bits each (with 53, 1.0 could come out)."""
@@ -87,8 +97,8 @@ def fresh_key() -> bytes:
 def add_gaussian(sums: tuple[Tensor, ...], std: float, grid: float, stream: RandomStream) -> tuple[Tensor, ...]:
     """``sums`` plus N(0, std²) in every coordinate, rounded to multiples of ``grid``.
 
-    One draw for all tensors together, in their order. The rounding is public post-processing that hides the
-    floating-point pattern of the sum (Mironov 2012, doi:10.1145/2382196.2382264).
+    One draw for all tensors together, in their order; the stream counts it. The rounding is public post-processing
+    that hides the floating-point pattern of the sum (Mironov 2012, doi:10.1145/2382196.2382264).
     """
     variates = torch.from_numpy(stream.normal(sum(tensor.numel() for tensor in sums)))
     released, start = [], 0
@@ -97,4 +107,5 @@ def add_gaussian(sums: tuple[Tensor, ...], std: float, grid: float, stream: Rand
         start += tensor.numel()
         noisy = tensor.double().cpu() + std * part
         released.append((torch.round(noisy / grid) * grid).float().to(tensor.device))
+    stream.count_release(start)
     return tuple(released)

@@ -21,7 +21,7 @@ from fedbank.model.loading import checkpointing_mode
 from fedbank.privacy.noise import RandomStream
 from fedbank.privacy.plan import TrainingPlan
 from fedbank.training.batches import collate
-from fedbank.training.checks import RoundCheck
+from fedbank.training.checks import RoundCheck, check_releases
 from fedbank.training.dropout import DropoutMasks, record_dropout
 from fedbank.training.engines import DIRECT, unit_gradients
 from fedbank.training.loss import record_losses
@@ -79,10 +79,10 @@ def train_round(
 
     ``stream`` supplies the sample, the noise and the dropout masks. The result is private under ``plan`` and may
     leave the bank. ``on_step`` gets the number of steps that are done, for whoever watches. ``RunError`` if the round
-    trained anything else than the agreed adapter, or not that.
+    trained anything else than the agreed adapter, or not that, or if not every step had its noise exactly once.
     """
     model.write(start)
-    check = RoundCheck(model)
+    check, before = RoundCheck(model), len(stream.releases)
     optimizer = _optimizer(model.parameters, settings)
     with _engine(model, settings, stream, device) as engine:
         for step in range(settings.num_steps):
@@ -95,6 +95,8 @@ def train_round(
     end = model.read()
     change = {name: end[name] - start[name] for name in model.spec.trainable_shapes()}
     check.passed(change, mean_P)
+    coordinates = sum(parameter.numel() for parameter in model.parameters)
+    check_releases(stream.releases[before:], plan.private, settings.num_steps, coordinates)
     return Released(change)
 
 
