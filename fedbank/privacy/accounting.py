@@ -7,8 +7,8 @@ error of composing it is bounded and added to delta (``fedbank.privacy.compositi
 How far above the true epsilon: less than 0.1 % where epsilon is above 1, and less than 0.001 below. The interval of the
 grid follows the loss of the steps at hand, from 10⁻³ down to 10⁻⁶, so that this holds for long campaigns with a small
 sampling probability as well; but no grid has more than ``MOST_CELLS`` cells, which bounds time and memory. Where the
-cells do not suffice the figure is still an upper bound, and up to 3 % or 0.03 too high: sampling probabilities of at
-most 10⁻⁴ together with a noise multiplier below 1 (``python -m simulations.benchmarks.accounting`` prints it).
+cells do not suffice the figure is still an upper bound, and up to 3 % or 0.03 too high: more than 10⁴ steps at a
+sampling probability of at most 10⁻⁴ and a noise multiplier below 1 (``python -m simulations.benchmarks.accounting``).
 """
 
 import math
@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from fedbank.errors import PrivacyError
-from fedbank.privacy.composition import MOST_CELLS, Composition, compose
+from fedbank.privacy.composition import MOST_CELLS, compose, find_tilt
 from fedbank.privacy.step_loss import (
     ADD,
     LEAST_NOISE,
     LEAST_PROBABILITY,
     REMOVE,
     REPLACE,
+    StepLoss,
     discretise,
     loss_bounds,
     loss_variance,
@@ -33,8 +34,9 @@ from fedbank.privacy.step_loss import (
 LEAST_DELTA = 1e-14
 """Below, the chance that a step's loss lies beyond the grid counts: no figure is given."""
 _COARSEST, _FINEST = 1e-3, 1e-3 * 2.0**-10
-_MOST_ADDED = 5e-4
-"""Most that rounding to the grid may add to the variance of the loss; epsilon grows by at most that share."""
+_CELLS = MOST_CELLS - 4
+_MOST_SHARE, _MOST_EXCESS = 5e-4, 2.5e-4
+"""Rounding to the grid may add this share to the variance of the loss, or else this much to epsilon."""
 
 
 ADD_OR_REMOVE_ONE, REPLACE_ONE = "add_or_remove_one", "replace_one"
@@ -108,30 +110,35 @@ def _account(kinds: _Kinds, delta: float, relation: str) -> Account:
 
 def _one_way(kinds: _Kinds, delta: float, direction: str) -> Account:
     """Epsilon in one direction, on the finest grid that is wanted and has not too many cells."""
-    interval, composed = _interval(kinds, direction) / 2, None
+    interval, composed = _interval(kinds, delta, direction) / 2, None
     while composed is None:
         interval *= 2
-        composed = _compose(kinds, delta, direction, interval)
+        composed = compose(_steps(kinds, direction, interval), interval, delta)
     return Account(composed.epsilon, interval, composed.cells)
 
 
-def _compose(kinds: _Kinds, delta: float, direction: str, interval: float) -> Composition | None:
-    steps = [(discretise(direction, q, noise, interval), times) for q, noise, times in kinds]
-    return compose(steps, interval, delta)
+def _steps(kinds: _Kinds, direction: str, interval: float) -> list[tuple[StepLoss, int]]:
+    return [(discretise(direction, q, noise, interval), times) for q, noise, times in kinds]
 
 
-def _interval(kinds: _Kinds, direction: str) -> float:
+def _interval(kinds: _Kinds, delta: float, direction: str) -> float:
     """The coarsest interval that adds little to the loss, unless a single step's grid would have too many cells.
 
     Rounding a loss to two neighbours on a grid of interval h, keeping its mean, adds h²/6 to its variance on average;
-    where it mostly is next to zero, at most h times its standard deviation.
+    where it mostly is next to zero, at most h times its standard deviation. Where delta falls with epsilon as
+    exp(-t·epsilon), a variance of v more makes epsilon v·(t + 1)/2 larger.
     """
     spreads = [(times, math.sqrt(loss_variance(q, noise))) for q, noise, times in kinds]
-    most = _MOST_ADDED * sum(times * spread**2 for times, spread in spreads)
+    most = _MOST_SHARE * sum(times * spread**2 for times, spread in spreads)
     widest = max(high - low for low, high in (loss_bounds(direction, q, noise) for q, noise, _ in kinds))
     interval = _COARSEST
-    while interval > _FINEST and sum(n * min(interval**2 / 6, interval * spread) for n, spread in spreads) > most:
-        interval /= 2
-    while widest > (MOST_CELLS - 4) * interval:
+    while widest > _CELLS * interval:
         interval *= 2
+    while interval > _FINEST and widest <= _CELLS * interval / 2:
+        added = sum(times * min(interval**2 / 6, interval * spread) for times, spread in spreads)
+        if added <= most:
+            break
+        if added * (find_tilt(_steps(kinds, direction, interval), interval, delta) + 1) / 2 <= _MOST_EXCESS:
+            break
+        interval /= 2
     return interval

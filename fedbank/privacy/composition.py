@@ -83,8 +83,8 @@ def _moments(steps: Sequence[tuple[StepLoss, int]], interval: float, tilt: float
     return log_moment, mean, variance
 
 
-def _find_tilt(steps: Sequence[tuple[StepLoss, int]], interval: float, delta: float) -> float:
-    """Where Chernoff's bound of delta is best: t·K'(t) - K(t) = log(1/delta), by Newton, to some per cent."""
+def find_tilt(steps: Sequence[tuple[StepLoss, int]], interval: float, delta: float) -> float:
+    """The t at which Chernoff's bound of delta is best: t·K'(t) - K(t) = log(1/delta), by Newton, to some per cent."""
     aim, tilt = math.log(1 / delta), 0.0
     low, high = 0.0, math.inf
     for _ in range(30):
@@ -102,7 +102,7 @@ def _find_tilt(steps: Sequence[tuple[StepLoss, int]], interval: float, delta: fl
 
 def _window(steps: Sequence[tuple[StepLoss, int]], interval: float, delta: float) -> _Window:
     """The points between which nearly all of the tilted sum lies."""
-    tilt = _find_tilt(steps, interval, delta)
+    tilt = find_tilt(steps, interval, delta)
     log_moment, centre, variance = _moments(steps, interval, tilt)
     scale = math.sqrt(max(variance, interval**2))
     lowest = interval * sum(loss.first * times for loss, times in steps)
