@@ -88,8 +88,9 @@ def account(events: Iterable[PrivacyEvent], delta: float, relation: str = ADD_OR
         )
     steps: Counter[tuple[float, float]] = Counter()
     for event in events:
-        steps[max(event.sampling_prob, LEAST_PROBABILITY), event.noise_multiplier] += event.num_steps
-    return _account(tuple(sorted((*kind, count) for kind, count in steps.items() if count)), delta, relation)
+        steps[event.sampling_prob, event.noise_multiplier] += event.num_steps
+    kinds = ((max(q, LEAST_PROBABILITY), noise, count) for (q, noise), count in steps.items() if count)
+    return _account(tuple(sorted(kinds)), delta, relation)
 
 
 def round_up(value: float, digits: int = 2) -> float:
