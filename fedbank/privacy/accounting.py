@@ -71,7 +71,7 @@ def compute_epsilon(events: Iterable[PrivacyEvent], delta: float, relation: str 
     """Epsilon at ``delta`` of the composition of ``events`` under ``relation``; 0.0 for none.
 
     Events that differ in their steps only are one event; the order of the rest changes nothing. Infinite if a noise
-    multiplier is below 0.05.
+    multiplier is below 0.1.
 
     Raises:
         PrivacyError: ``delta`` is not from ``LEAST_DELTA`` to below 1.
@@ -123,7 +123,7 @@ def _steps(kinds: _Kinds, direction: str, interval: float) -> list[tuple[StepLos
 
 
 def _interval(kinds: _Kinds, delta: float, direction: str) -> float:
-    """The coarsest interval that adds little to the loss, unless a single step's grid would have too many cells.
+    """The coarsest interval that adds little to the loss, if the grid of a single step has not too many cells then.
 
     Rounding a loss to two neighbours on a grid of interval h, keeping its mean, adds h²/6 to its variance on average;
     where it mostly is next to zero, at most h times its standard deviation. Where delta falls with epsilon as
@@ -133,8 +133,6 @@ def _interval(kinds: _Kinds, delta: float, direction: str) -> float:
     most = _MOST_SHARE * sum(times * spread**2 for times, spread in spreads)
     widest = max(high - low for low, high in (loss_bounds(direction, q, noise) for q, noise, _ in kinds))
     interval = _COARSEST
-    while widest > _CELLS * interval:
-        interval *= 2
     while interval > _FINEST and widest <= _CELLS * interval / 2:
         added = sum(times * min(interval**2 / 6, interval * spread) for times, spread in spreads)
         if added <= most:

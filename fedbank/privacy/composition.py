@@ -30,6 +30,7 @@ _STEP_ERROR = 256 * _ROUNDING
 _ABOVE, _BELOW = 1e-12, 1e-6
 """Most of the tilted mass that may lie above the window (it counts as error) and below it (it only adds to delta)."""
 _MOST_EXPONENT = 600.0
+_MOST_TRIES = 30
 _REACH = (1.5, 2.5, 4.0, 7.0, 12.0, 30.0)
 Array = NDArray[np.float64]
 
@@ -85,18 +86,15 @@ def _moments(steps: Sequence[tuple[StepLoss, int]], interval: float, tilt: float
 
 def find_tilt(steps: Sequence[tuple[StepLoss, int]], interval: float, delta: float) -> float:
     """The t at which Chernoff's bound of delta is best: t·K'(t) - K(t) = log(1/delta), by Newton, to some per cent."""
-    aim, tilt = math.log(1 / delta), 0.0
-    low, high = 0.0, math.inf
-    for _ in range(30):
+    aim, tilt, tries = math.log(1 / delta), 0.0, 0
+    low, high, short = 0.0, math.inf, math.inf
+    while abs(short) > 0.02 * aim and tries < _MOST_TRIES:
         log_moment, mean, variance = _moments(steps, interval, tilt)
-        short = aim - (tilt * mean - log_moment)
-        if abs(short) < 0.02 * aim:
-            break
+        short, tries = aim - (tilt * mean - log_moment), tries + 1
         low, high = (tilt, high) if short > 0 else (low, tilt)
         # The left side grows like t²·K''/2.
-        tilt = math.sqrt(max(0.0, tilt * tilt + 2 * short / max(variance, interval**2)))
-        if not low < tilt < high:
-            tilt = (low + high) / 2
+        newton = math.sqrt(max(0.0, tilt * tilt + 2 * short / max(variance, interval**2)))
+        tilt = newton if high == math.inf or low < newton < high else (low + high) / 2
     return tilt
 
 

@@ -19,8 +19,8 @@ REMOVE, ADD, REPLACE = "remove", "add", "replace"
 _TAIL = math.exp(-50)
 _FAR = float(-ndtri(_TAIL / 2))
 """Standard deviations of the noise beyond which a loss counts as infinite, or as the grid's smallest."""
-LEAST_NOISE = 0.05
-"""With a smaller noise multiplier exp(loss) is no fp64 number any more, and nobody is protected."""
+LEAST_NOISE = 0.1
+"""With a smaller noise multiplier exp(loss) may be no fp64 number any more, and nobody is protected."""
 LEAST_PROBABILITY = 1e-30
 """A smaller chance of being sampled is taken for this one, which costs more."""
 Array = NDArray[np.float64]

@@ -9,8 +9,9 @@ from contour import contour_epsilon
 from fedbank.errors import PrivacyError
 from fedbank.privacy.accounting import LEAST_DELTA, REPLACE_ONE, Account, PrivacyEvent, account, compute_epsilon
 from fedbank.privacy.budget import Budget
-from fedbank.privacy.composition import MOST_CELLS
+from fedbank.privacy.composition import MOST_CELLS, compose
 from fedbank.privacy.plan import MOST_STEPS, PrivacyPlan, Sampling
+from fedbank.privacy.step_loss import REMOVE, discretise
 from fedbank_client.policy import _LEAST_DELTA as POLICYS_LEAST
 
 SMALL = (1e-14, 1e-13, 1e-12, 1e-10, 1e-8, 1e-5, 1e-2)
@@ -97,9 +98,7 @@ def test_a_grid_that_does_not_follow_the_loss_would_say_a_quarter_too_much() -> 
     assert account([PrivacyEvent(0.05, 1.0, 200)], 1e-6).interval == 1e-3
 
 
-EXTREME = [
-    (q, sigma, steps) for q in (1e-40, 1e-4, 0.2, 1.0) for sigma in (0.05, 0.3, 1e4) for steps in (1, MOST_STEPS)
-]
+EXTREME = [(q, sigma, steps) for q in (1e-40, 1e-4, 0.2, 1.0) for sigma in (0.1, 0.3, 1e4) for steps in (1, MOST_STEPS)]
 
 
 @pytest.mark.parametrize(("q", "sigma", "steps"), EXTREME)
@@ -108,6 +107,17 @@ def test_no_plan_needs_more_cells_than_there_are(q: float, sigma: float, steps: 
     found = account([PrivacyEvent(q, sigma, steps)], 1e-6)
     assert isinstance(found, Account) and 0 < found.cells <= MOST_CELLS
     assert 0 <= found.epsilon < math.inf
+
+
+def test_a_step_with_the_least_noise_has_a_grid_too() -> None:
+    found = account([PrivacyEvent(1.0, 0.1, 1)], 1e-6, REPLACE_ONE)
+    assert found.cells <= MOST_CELLS
+    assert _gaussian(20, 1e-6) <= found.epsilon <= 1.001 * _gaussian(20, 1e-6)
+
+
+def test_a_delta_below_what_lies_beyond_the_grid_has_no_epsilon() -> None:
+    found = compose([(discretise(REMOVE, 1.0, 1.0, 1e-3), 10)], 1e-3, 1e-25)
+    assert found is not None and found.epsilon == math.inf
 
 
 def test_usual_plans_need_few_cells() -> None:
