@@ -134,6 +134,7 @@ class Bank:
     def _train(self, request: RoundRequest, base_digest: str) -> Update:
         plan, settings = self._participation.plan, self._participation.settings
         stream, disclosed = self._stream(request, base_digest), None
+        before = len(stream.releases)
         if isinstance(plan, PrivacyPlan):
             self._charge(request.round, base_digest, plan, stream.replay_id)
             disclosed = self._disclose(self._ledger.charges(), request.campaign, plan.delta)
@@ -148,6 +149,8 @@ class Bank:
             device=self._device,
             on_step=partial(self._on_step, request.round),
         )
+        if plan.private:
+            self._check_charged(request.round, base_digest, len(stream.releases) - before)
         return Update(
             request.campaign,
             request.round,
@@ -178,6 +181,21 @@ class Bank:
             plan.unit,
         )
         self._ledger.charge(charge, max_steps=plan.sampling.num_steps)
+
+    def _check_charged(self, round_number: int, base_digest: str, executed: int) -> None:
+        """The ledger, as it is on disk, holds this release with just as many steps as added noise."""
+        release = (self._participation.campaign, round_number, base_digest, self._plan_digest)
+        charged = [
+            charge.num_steps
+            for charge in self._ledger.charges()
+            if (charge.campaign, charge.round, charge.base_digest, charge.plan_digest) == release
+        ]
+        if charged[-1:] != [executed]:
+            raise RunError(
+                f"Expected the {charged[-1] if charged else 0} steps that {self.name} has charged for round "
+                f"{round_number}, got {executed}. This version of FedBank is damaged: install it again. Nothing was "
+                "sent."
+            )
 
     def _path(self, round_number: int) -> Path:
         """Campaigns may name themselves as they like and run side by side: none touches another's file."""

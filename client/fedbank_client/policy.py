@@ -27,6 +27,8 @@ DISCLOSURES = ("nothing", "campaign", "total")
 """What a bank tells the coordinator of its ledger, each more than the one before."""
 _HOURS = r"any|(?:[01][0-9]|2[0-3]):[0-5][0-9]-(?:[01][0-9]|2[0-3]):[0-5][0-9]"
 _MAX_OFFER = 64 * 1024
+_LEAST_DELTA = 1e-14
+"""The accountant's own limit (``fedbank.privacy.accounting.LEAST_DELTA``), which takes a second to load."""
 
 TEMPLATE = """\
 # What this bank agrees to. Nothing that the coordinator sends can loosen it: a campaign that asks for more is refused
@@ -251,7 +253,7 @@ def read_policy(path: Path) -> Policy:
     return Policy(
         max_epsilon_per_campaign=values.number("max_epsilon_per_campaign"),
         max_epsilon_total=values.number("max_epsilon_total"),
-        delta=values.number("delta", below=1),
+        delta=_delta(values, path),
         unit=values.choice("unit", UNITS),
         max_adapter_rank=values.integer("max_adapter_rank", low=1, high=4096),
         max_steps_per_round=values.integer("max_steps_per_round", low=1, high=10**6),
@@ -278,6 +280,16 @@ _KEYS = (
     "accept_plain_updates",
     "disclose_epsilon",
 )
+
+
+def _delta(values: Settings, path: Path) -> float:
+    delta = values.number("delta", below=1)
+    if delta < _LEAST_DELTA:
+        raise ConfigError(
+            f"Expected delta in {path} to be at least {_LEAST_DELTA:g}, got {delta:g}: no epsilon can be computed for "
+            "it. 1e-5 is usual."
+        )
+    return delta
 
 
 def _hours(text: str, path: Path) -> tuple[time, time] | None:

@@ -1,4 +1,4 @@
 """Differential privacy: plan, sampling, clipping, noise, accounting, ledger, budget.
 
-Only ``plan`` and ``budget`` import siblings.
+Only ``plan``, ``budget``, ``accounting`` and ``composition`` import siblings.
 """

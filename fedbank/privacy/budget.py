@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from fedbank.errors import PrivacyError
-from fedbank.privacy.accounting import PrivacyEvent, compute_epsilon
+from fedbank.privacy.accounting import LEAST_DELTA, PrivacyEvent, compute_epsilon
 from fedbank.privacy.ledger import Charge, Mechanism, Steps
 
 _MOST_STEPS = 2**20
@@ -57,7 +57,7 @@ class Budget:
     ``None`` is no limit.
 
     Raises:
-        PrivacyError: a limit that is not a positive number, or a delta outside (0, 1).
+        PrivacyError: a limit that is not a positive number, or a delta outside [1e-14, 1).
     """
 
     max_epsilon_total: float | None
@@ -68,8 +68,10 @@ class Budget:
         for limit in (self.max_epsilon_total, self.max_epsilon_per_campaign):
             if limit is not None and not 0 < limit < float("inf"):
                 raise PrivacyError(f"Expected a positive number as the limit of epsilon, got {limit}. 8 is usual.")
-        if not 0 < self.delta < 1:
-            raise PrivacyError(f"Expected delta in (0, 1), got {self.delta}. 1e-5 is usual.")
+        if not LEAST_DELTA <= self.delta < 1:
+            raise PrivacyError(
+                f"Expected delta in the range from {LEAST_DELTA:g} to below 1, got {self.delta}. 1e-5 is usual."
+            )
 
     def check(self, charge: Charge, spent: Steps) -> None:
         """Refuse ``charge`` if it would bring the customers beyond a limit (``fedbank.privacy.ledger.SpendingLimit``).

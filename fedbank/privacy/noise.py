@@ -34,6 +34,7 @@ class RandomStream:
     def __init__(self, key: bytes, replay_id: str | None) -> None:
         self._keystream = Cipher(ChaCha20(key, _NONCE), mode=None).encryptor()
         self.replay_id = replay_id
+        self._releases: list[int] = []
 
     @classmethod
     def secure(cls) -> "RandomStream":
@@ -52,6 +53,15 @@ class RandomStream:
         """The stream that belongs to ``context`` (a seed, a bank, a round): for simulations and tests only."""
         key = hashlib.sha256(json.dumps(["fedbank-stream/1", *context]).encode()).digest()
         return cls(key, replay_id=hashlib.sha256(key).hexdigest()[:32])
+
+    @property
+    def releases(self) -> tuple[int, ...]:
+        """How many coordinates every release had that got noise from this stream, oldest first."""
+        return tuple(self._releases)
+
+    def count_release(self, coordinates: int) -> None:
+        """Note that noise was added to so many coordinates together: whoever adds it says so, not whoever asks."""
+        self._releases.append(coordinates)
 
     def uniform(self, count: int) -> NDArray[np.float64]:
         """``count`` variates strictly inside (0, 1) with 52 random bits each (with 53, 1.0 could come out)."""
@@ -89,10 +99,10 @@ def add_gaussian(
 ) -> tuple[Tensor, ...]:
     """Exact ``sums`` plus N(0, std²) in every coordinate, rounded to multiples of ``grid``; fp32.
 
-    ``sums`` are int64 in steps of ``step``. One draw for all tensors together, in their order. The noise is rounded to
-    whole steps and added in integers: that is the exact sum with continuous noise, rounded afterwards, since rounding
-    down commutes with adding an integer. So both roundings are public post-processing, which hides the floating-point
-    pattern of the noise (Mironov 2012, doi:10.1145/2382196.2382264).
+    ``sums`` are int64 in steps of ``step``. One draw for all tensors together, in their order; the stream counts it. The
+    noise is rounded to whole steps and added in integers: that is the exact sum with continuous noise, rounded
+    afterwards, since rounding down commutes with adding an integer. So both roundings are public post-processing, which
+    hides the floating-point pattern of the noise (Mironov 2012, doi:10.1145/2382196.2382264).
     """
     variates = stream.normal(sum(tensor.numel() for tensor in sums))
     noise = torch.from_numpy(np.floor(variates * (std / step) + 0.5).astype(np.int64))
@@ -102,4 +112,5 @@ def add_gaussian(
         start += tensor.numel()
         noisy = (tensor.cpu() + part).double() * (step / grid)
         released.append((torch.round(noisy) * grid).float().to(tensor.device))
+    stream.count_release(start)
     return tuple(released)

@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedbank.errors import PrivacyError
-from fedbank.privacy.accounting import ADD_OR_REMOVE_ONE, REPLACE_ONE, PrivacyEvent, compute_epsilon, round_up
+from fedbank.privacy.accounting import (
+    ADD_OR_REMOVE_ONE,
+    LEAST_DELTA,
+    REPLACE_ONE,
+    PrivacyEvent,
+    compute_epsilon,
+    round_up,
+)
 from fedbank.privacy.clipping import ClippedSum, clip_and_sum
 from fedbank.privacy.noise import RandomStream, add_gaussian
 from fedbank.privacy.sampling import choose_records, poisson_sample
@@ -30,8 +37,6 @@ _MIN_NOISE_MULTIPLIER, _MAX_NOISE_MULTIPLIER = 0.2, 1e4
 
 
 _LEAST_CLIP_NORM, _MOST_CLIP_NORM = 1e-6, 1e6
-_LEAST_DELTA = 1e-14
-"""Below, the accountant's arithmetic says infinity."""
 MOST_STEPS = 2**20
 """Of a campaign; nobody executes as many."""
 
@@ -162,9 +167,9 @@ class PrivacyPlan:
                 f"Expected a clip norm from {_LEAST_CLIP_NORM:g} to {_MOST_CLIP_NORM:g}, got {self.clip_norm}. Set "
                 "privacy.clip_norm=1.0."
             )
-        if not _LEAST_DELTA <= self.delta < 1:
+        if not LEAST_DELTA <= self.delta < 1:
             raise PrivacyError(
-                f"Expected delta from {_LEAST_DELTA:g} to below 1, got {self.delta}. Leave privacy.delta empty to "
+                f"Expected delta from {LEAST_DELTA:g} to below 1, got {self.delta}. Leave privacy.delta empty to "
                 "derive it."
             )
         if self.unit not in _UNITS or (self.neighbouring_relation, self.trust_mode) != (ADD_OR_REMOVE_ONE, "silo"):

@@ -1,4 +1,4 @@
-"""What must hold after a bank's round: the agreed adapter moved, and nothing else did."""
+"""What must hold after a bank's round: the agreed adapter moved, nothing else did, and every step had its noise."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,6 +47,20 @@ class RoundCheck:
             raise RunError(
                 f"Expected no gradient outside the agreed adapter, got one of {graded[0]}. Nothing was sent."
             )
+
+
+def check_releases(releases: Sequence[int], private: bool, num_steps: int, coordinates: int) -> None:
+    """``RunError`` unless noise was added once in every agreed step, each time to all ``coordinates``.
+
+    ``releases`` is what the round's stream counted (``RandomStream.releases``); without privacy it must be nothing.
+    """
+    expected = [coordinates] * (num_steps if private else 0)
+    if list(releases) != expected:
+        raise RunError(
+            f"Expected {len(expected)} releases of noise on {coordinates} values each, as the plan charges, got "
+            f"{len(releases)} on {sorted(set(releases))} values. This version of FedBank is damaged: install it "
+            "again. Nothing was sent."
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from fedbank.adapter.state import Released, Tensors
 from fedbank.data.encode import EncodedUnits
 from fedbank.privacy.noise import RandomStream
 from fedbank.privacy.plan import TrainingPlan
-from fedbank.training.checks import RoundCheck
+from fedbank.training.checks import RoundCheck, check_releases
 from fedbank.training.clipped import sum_of_step
 from fedbank.training.settings import LocalSettings
 from fedbank.training.unit_engine import unit_engine
@@ -38,10 +38,10 @@ def train_round(
 
     ``stream`` supplies the sample, the noise and the dropout masks. The result is private under ``plan`` and may
     leave the bank. ``on_step`` gets the number of steps that are done, for whoever watches. ``RunError`` if the round
-    trained anything else than the agreed adapter, or not that.
+    trained anything else than the agreed adapter, or not that, or if not every step had its noise exactly once.
     """
     model.write(start)
-    check = RoundCheck(model)
+    check, before = RoundCheck(model), len(stream.releases)
     optimizer = _optimizer(model.parameters, settings)
     mask_seed = int(stream.uniform(1)[0] * 2**52) if model.dropout else None
     with unit_engine(model, settings.per_example, device, mask_seed) as engine:
@@ -57,6 +57,8 @@ def train_round(
     end = model.read()
     change = {name: end[name] - start[name] for name in model.spec.trainable_shapes()}
     check.passed(change, mean_P)
+    coordinates = sum(parameter.numel() for parameter in model.parameters)
+    check_releases(stream.releases[before:], plan.private, settings.num_steps, coordinates)
     return Released(change)
 
 

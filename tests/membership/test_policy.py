@@ -150,6 +150,7 @@ def edit(path: Path, line: str) -> Policy:
         ("max_epsilon_per_campaign: '4'", "above 0"),
         ("max_epsilon_per_campaign:", "nothing"),
         ("delta: 1", "between 0 and 1"),
+        ("delta: 9.9e-15", "at least 1e-14"),
         ("unit: person", "customer or record"),
         ("unit: [customer]", "customer or record"),
         ("max_adapter_rank: 0", "whole number from 1"),
