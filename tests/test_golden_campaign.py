@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fedbank.adapter.heads import CallNote, LedgerHead
 from fedbank.adapter.state import AdapterSpec, LoraPair, digest
 from fedbank.adapter.update import Presence, RoundCall, RoundRequest, Update
 from fedbank.errors import FedBankError, UpdateError
@@ -60,8 +61,10 @@ def test_messages_are_written_as_the_vectors_say(kind: str, vector: dict[str, An
     content = bytes.fromhex(vector["hex"])
     found = READ[kind](content)
     if isinstance(found, RoundRequest):
-        plans, masks = {READER["bank"]: READER["plan_digest"]}, {READER["bank"]: READER["mask"]}
-        found = RoundCall.to_all(found.campaign, found.round, plans, masks, found.adapter)
+        assert found.head == LedgerHead.from_text(READER["head"])
+        notes = {READER["bank"]: CallNote(READER["plan_digest"], found.head, found.twin)}
+        masks = {READER["bank"]: READER["mask"]}
+        found = RoundCall.to_all(found.campaign, found.round, notes, masks, found.adapter, found.previous)
     assert found.to_bytes() == content
 
 

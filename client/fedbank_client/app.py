@@ -7,6 +7,7 @@ from typing import Protocol
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from fedbank.adapter.heads import LedgerHead
 from fedbank.adapter.update import NONCE_BYTES, PAYLOAD, QUESTION, RECORD, REQUEST, Presence, RoundCall, Update
 from fedbank.errors import UpdateError
 from fedbank_client.egress import Outgoing, refusal_for, reply
@@ -20,6 +21,9 @@ class Trainer(Protocol):
 
     def train(self, request: bytes) -> Update:
         """The bank's update to one round, charged once, the same bytes every time."""
+
+    def head(self) -> LedgerHead:
+        """The head of the bank's ledger as it is now."""
 
 
 def make_client_app(
@@ -52,7 +56,8 @@ def make_client_app(
             nonce = seal.open(QUESTION, payload_of(message))
             if len(nonce) != NONCE_BYTES:
                 raise UpdateError(f"Expected a question of {NONCE_BYTES} random bytes, got {len(nonce)}.")
-            return Presence(open_bank(context).name, instance, seal.mask(), nonce.hex())
+            bank = open_bank(context)
+            return Presence(bank.name, instance, seal.mask(), nonce.hex(), bank.head())
 
         return answer(message, context, act)
 

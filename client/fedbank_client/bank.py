@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from fedbank.adapter.heads import LedgerHead
 from fedbank.adapter.lora import AdaptedModel
 from fedbank.adapter.state import digest
 from fedbank.adapter.update import Disclosure, RoundRequest, Update
@@ -28,7 +29,9 @@ from fedbank.privacy.noise import RandomStream
 from fedbank.privacy.plan import PrivacyPlan, TrainingPlan
 from fedbank.training.engines import check_engine, check_trainable
 from fedbank.training.local import LocalSettings, train_round
+from fedbank_client.lineage import Lineage
 from fedbank_client.round_keys import RoundKeys
+from fedbank_client.standing import Standing
 
 _KEPT = 2
 """Finished updates of a campaign that are kept."""
@@ -53,11 +56,13 @@ class Bank:
     of its own. Only code, never a configuration, can pass another. ``budget`` are the bank's own
     limits over all of its campaigns, which share one ledger in ``folder``; ``None``: only each campaign's plan counts.
     ``on_step`` gets a round's number and how many of its steps are done, 0 when it begins. ``disclose`` makes what an
-    update tells of the ledger, of all charges, the campaign and its delta.
+    update tells of the ledger, of all charges, the campaign and its delta. ``lineage`` looks whether the adapter that
+    is handed out follows from the one before; every bank but those of tests has one.
     ``sync=False``, which only code can pass as well, spares a simulation the waiting for its disk.
 
-    The folder holds the ledger, its head, the key of a round that is being computed, and of each campaign the last
-    two finished updates, already noised. Nothing else that was computed from customers' records is ever written,
+    The folder holds the ledger, its head, the key of a round that is being computed, of each campaign the last two
+    finished updates, already noised, and the digests of the adapters that came; and whether it has stopped
+    (``fedbank_client.standing``). Nothing else that was computed from customers' records is ever written,
     whatever fails.
     """
 
@@ -75,6 +80,7 @@ class Bank:
         sync: bool = True,
         on_step: Callable[[int, int], None] = lambda round_number, done: None,
         disclose: Callable[[Sequence[Charge], str, float], Disclosure | None] = lambda charges, campaign, delta: None,
+        lineage: Lineage | None = None,
     ) -> None:
         self.name = name
         self._participation = participation
@@ -88,7 +94,13 @@ class Bank:
         self._sync = sync
         self._on_step, self._disclose = on_step, disclose
         self._ledger = Ledger(folder / LEDGER, name, limit=budget, sync=sync)
+        self._standing = Standing(folder, self._ledger, name, sync=sync)
+        self._lineage = lineage
         self._books_agree = False
+
+    def head(self) -> LedgerHead:
+        """The head of the bank's ledger, for the coordinator to keep and hand back."""
+        return self._standing.head()
 
     @property
     def _model(self) -> AdaptedModel:
@@ -101,9 +113,12 @@ class Bank:
         """
         parsed = RoundRequest.from_bytes(request, self._model.spec)
         self._check(parsed)
+        self._standing.check(parsed.head, twin=parsed.twin)
         check_engine(self._model, self._participation.settings.per_example)
         check_trainable(self._model)
         base_digest = digest(parsed.adapter)
+        if self._lineage is not None:
+            self._lineage.follow(parsed, base_digest)
         if self._participation.plan.private and not self._books_agree:
             self._check_books()
         kept = self._finished(parsed.round, base_digest)
@@ -160,6 +175,7 @@ class Bank:
             settings.num_steps,
             change,
             disclosed,
+            self._standing.head(),
         )
 
     def _stream(self, request: RoundRequest, base_digest: str) -> RandomStream:

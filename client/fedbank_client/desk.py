@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fedbank.adapter.export import save_adapter
+from fedbank.adapter.heads import LedgerHead
 from fedbank.adapter.lora import AdaptedModel, LoraSettings
 from fedbank.adapter.state import digest
 from fedbank.adapter.update import COORDINATOR, Disclosure, Update
@@ -32,9 +33,11 @@ from fedbank.sealing.roster import MAX_ROSTER_BYTES, Roster, read_roster
 from fedbank_client.bank import Bank, Participation
 from fedbank_client.disclosure import disclosure
 from fedbank_client.home import TRAINING, Home
+from fedbank_client.lineage import Lineage, campaign_reach
 from fedbank_client.policy import CampaignOffer, ClosedError, read_policy
 from fedbank_client.progress import ProgressWatch
 from fedbank_client.seal import BankSeal
+from fedbank_client.standing import StoppedError, check_standing
 from fedbank_client.terms import local_settings, lora_settings, training_plan, units_of
 
 _LEAST_DELTA = 1e-30
@@ -133,13 +136,15 @@ class Desk:
         Raises:
             UpdateError: it is not the coordinator's, about another base model or consortium, or of a campaign that is
                 over: whoever recorded it must not be able to take the bank out of the one that goes on.
-            PrivacyError: the bank's policy does not allow it. The bank stays up and keeps what it agreed to before.
+            PrivacyError: the bank's policy does not allow it, or the bank has stopped (``standing``). The bank stays up
+                and keeps what it agreed to before.
         """
         keys: dict[str, PublicKey] = {COORDINATOR: self._home.coordinator_key}
         context = {"consortium": self._home.consortium}
         opened = open_sealed(content, PROPOSAL, keys.get, context, MAX_BYTES + MAX_ROSTER_BYTES + 4)
         signed_roster, proposal = unpack(bytes(opened.payload))
         try:
+            check_standing(self._home.folder / TRAINING)
             agreement = self._agree(self._home.store_roster(signed_roster), proposal)
         except Exception as error:
             self._note("campaign-refused", proposal.campaign, _reason(error))
@@ -268,6 +273,7 @@ class Desk:
             budget=PolicyLimit(self._home.policy),
             on_step=lambda number, done: self.progress.stepped(campaign, number, done, num_steps),
             disclose=disclose,
+            lineage=Lineage(self._home.folder / TRAINING, campaign_reach(campaign, terms, model.spec)),
         )
 
     def _model_of(self, agreement: Agreement) -> AdaptedModel:
@@ -355,10 +361,17 @@ class PolicedBank:
             read_policy(self._policy).check(self._offer, self._now())
             update = self._bank.train(request)
         except Exception as error:
-            action = "round-postponed" if isinstance(error, ClosedError) else "round-refused"
+            stopped = "bank-stopped" if isinstance(error, StoppedError) else "round-refused"
+            action = "round-postponed" if isinstance(error, ClosedError) else stopped
             self._note(action, self._offer.campaign, _reason(error))
             raise
         finally:
             self._progress.ended()
-        self._note("update-sent", digest(update.tensors), f"{update.campaign}, round {update.round}")
+        where = f"{update.campaign}, round {update.round}"
+        self._note("adapter-followed", update.base_digest, where)
+        self._note("update-sent", digest(update.tensors), where)
         return update
+
+    def head(self) -> LedgerHead:
+        """The head of the bank's ledger as it is now."""
+        return self._bank.head()

@@ -7,9 +7,10 @@ from fedbank.certificates import CLIENT_AUTH, CertificateError, check_certificat
 from fedbank.errors import FedBankError
 from fedbank.membership.health import FAIL, OK, WARN, Finding, attempt, clock, disk, expiry, private, versions
 from fedbank.release.health import standing
-from fedbank_client.home import Home
+from fedbank_client.home import TRAINING, Home
 from fedbank_client.policy import POLICY, read_policy
 from fedbank_client.release_home import ReleaseHome
+from fedbank_client.standing import why_stopped
 
 _RENEW = "Ask the coordinator for a new one: fedbank server renew --bank {bank} -o PACKAGE"
 
@@ -28,6 +29,7 @@ def examine(home: Home, now: Callable[[], datetime], *, reach: bool = True) -> I
     yield attempt("signing.key", lambda: f"public key {home.load_signing_key().public.hex()}")
     yield attempt("node.key", lambda: f"P-384, {home.load_node_key().key_size} bits")
     yield from _policy(home)
+    yield _standing(home)
     if home.joined:
         yield from _certificate(home, now())
         yield attempt("roster", lambda: _membership(home))
@@ -48,6 +50,12 @@ def _policy(home: Home) -> Iterator[Finding]:
         yield Finding(OK, POLICY, "understood")
     except FedBankError as error:
         yield Finding(FAIL, POLICY, str(error))
+
+
+def _standing(home: Home) -> Finding:
+    """Whether the bank may train, as far as its ledger and its identity go."""
+    reason = why_stopped(home.folder / TRAINING)
+    return Finding(FAIL, TRAINING, reason) if reason else Finding(OK, TRAINING, "not stopped")
 
 
 def _certificate(home: Home, now: datetime) -> Iterator[Finding]:

@@ -16,8 +16,9 @@ from fedbank.durable import is_held
 from fedbank.errors import FedBankError, RunError
 from fedbank.model.quiet import quiet_libraries
 from fedbank.supervision import UNSUPERVISED, end_with_parent, log_to, stop_on_signals, supervise_itself
-from fedbank_client.home import Home, find_home
+from fedbank_client.home import TRAINING, Home, find_home
 from fedbank_client.policy import read_policy
+from fedbank_client.standing import why_stopped
 
 
 def start_command(words: Sequence[str]) -> int:
@@ -94,6 +95,8 @@ def status_command(words: Sequence[str]) -> int:
     if (training := about["training"]) is not None:
         end = f"expected to end {training['expected_end'] or 'after the first step is known'}"
         console.print(f"training: round {training['round']}, step {training['step']} of {training['num_steps']}, {end}")
+    if about["stopped"]:
+        console.print(f"STOPPED, trains nothing: {about['stopped']}", markup=False)
     if about["trains_from"] is not None:
         console.print(f"trains again from {about['trains_from']} on: training_hours in policy.yaml")
     if about["last_error"]:
@@ -116,7 +119,8 @@ def _status(home: Home) -> dict[str, Any]:
     current = home.folder / "campaigns" / "current"
     campaign = current.read_text("utf-8") if current.exists() else None
     known = {"bank": home.bank, "consortium": home.consortium, "campaign": campaign, "training": None}
-    return {**known, **about, "trains_from": _trains_from(home)}
+    stopped = why_stopped(home.folder / TRAINING)
+    return {**known, **about, "trains_from": _trains_from(home), "stopped": stopped}
 
 
 def _runs(home: Home) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
+from fedbank.adapter.heads import NO_LINES, CallNote, LedgerHead
 from fedbank.adapter.state import AdapterSpec, Released, Tensors, from_bytes, to_bytes
 from fedbank.errors import UpdateError
 
@@ -39,17 +40,21 @@ class Presence:
 
     ``instance`` is drawn at every start: a new one tells the coordinator that what was asked before is lost. ``mask``
     is a secret of the two, the same after every start, so that a call from before a start can still be read.
-    ``nonce`` repeats the question's random bytes (hexadecimal), so that nobody can answer with an old answer.
+    ``nonce`` repeats the question's random bytes (hexadecimal), so that nobody can answer with an old answer. ``head``
+    is the head of the bank's ledger: the coordinator keeps it and hands it back, so that a bank finds out if another
+    copy of its folder spends too.
     """
 
     bank: str
     instance: str
     mask: str
     nonce: str
+    head: LedgerHead = NO_LINES
 
     def to_bytes(self) -> bytes:
         """Canonical JSON."""
         fields = {"bank": self.bank, "instance": self.instance, "mask": self.mask, "nonce": self.nonce}
+        fields["head"] = self.head.to_text()
         return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
 
     @classmethod
@@ -59,62 +64,80 @@ class Presence:
             fields: dict[str, str] = json.loads(content) if len(content) <= _MAX_PRESENCE_BYTES else {}
         except (ValueError, RecursionError) as error:
             raise UpdateError("Expected who is there in JSON, got something else. Nothing was used.") from error
-        _expect_fields(fields, {}, dict.fromkeys(("bank", "instance", "mask", "nonce"), str))
-        return cls(**fields)
+        _expect_fields(fields, {}, dict.fromkeys(("bank", "head", "instance", "mask", "nonce"), str))
+        head = LedgerHead.from_text(fields.pop("head"))
+        return cls(head=head, **fields)
 
 
 @dataclass(frozen=True, slots=True)
 class RoundRequest:
-    """The coordinator's request to one bank: train on this global adapter for this round, under this plan."""
+    """The coordinator's request to one bank: train on this global adapter for this round, under this plan.
+
+    ``previous`` is the digest of the adapter that the round before started from; empty in round 1. ``head`` and
+    ``twin`` are what ``CallNote`` says.
+    """
 
     campaign: str
     round: int
     plan_digest: str
     adapter: Tensors
+    previous: str = ""
+    head: LedgerHead = NO_LINES
+    twin: bool = False
 
     def to_bytes(self) -> bytes:
         """The request as one safetensors file."""
-        return to_bytes(
-            self.adapter,
-            {"kind": "request", "campaign": self.campaign, "round": self.round, "plan_digest": self.plan_digest},
-        )
+        named = {"kind": "request", "campaign": self.campaign, "round": self.round, "plan_digest": self.plan_digest}
+        told = {"previous": self.previous, "head": self.head.to_text(), "twin": self.twin}
+        return to_bytes(self.adapter, {**named, **told})
 
     @classmethod
     def from_bytes(cls, content: bytes, spec: AdapterSpec) -> "RoundRequest":
         """Parse and validate a request against the agreed adapter; ``UpdateError`` if it is anything else."""
         tensors, metadata = from_bytes(content, spec.shapes())
-        _expect_fields(metadata, {"kind": "request"}, {"campaign": str, "round": int, "plan_digest": str})
-        return cls(metadata["campaign"], metadata["round"], metadata["plan_digest"], tensors)
+        texts = dict.fromkeys(("campaign", "plan_digest", "previous", "head"), str)
+        _expect_fields(metadata, {"kind": "request"}, {**texts, "round": int, "twin": bool})
+        del metadata["kind"]
+        head = LedgerHead.from_text(metadata.pop("head"))
+        return cls(adapter=tensors, head=head, **metadata)
 
 
 @dataclass(frozen=True, slots=True)
 class RoundCall:
     """One request to all banks: the same bytes for everybody, signed and stored by Flower once, not once per bank.
 
-    ``plans`` holds the digest of each bank's plan, masked so that only that bank can read it: a plan tells how many
-    customers a bank declared to the coordinator, which is no other bank's business. The mask is that of the bank's
-    ``Presence``, which nobody but the two knows.
+    ``notes`` holds each bank's ``CallNote``, masked so that only that bank can read it: a plan tells how many
+    customers a bank declared to the coordinator, which is no other bank's business, nor is its ledger. The mask is
+    that of the bank's ``Presence``, which nobody but the two knows. ``previous`` is as in ``RoundRequest``.
     """
 
     campaign: str
     round: int
-    plans: Mapping[str, str]
+    notes: Mapping[str, str]
     adapter: Tensors
+    previous: str = ""
 
     @classmethod
     def to_all(
-        cls, campaign: str, number: int, plans: Mapping[str, str], masks: Mapping[str, str], adapter: Tensors
+        cls,
+        campaign: str,
+        number: int,
+        notes: Mapping[str, CallNote],
+        masks: Mapping[str, str],
+        adapter: Tensors,
+        previous: str = "",
     ) -> "RoundCall":
         """The call to the banks in ``masks``."""
         masked = {
-            bank: _masked(plans[bank].encode(), mask, bank, campaign, number).hex() for bank, mask in masks.items()
+            bank: _masked(notes[bank].to_text().encode(), mask, bank, campaign, number).hex()
+            for bank, mask in masks.items()
         }
-        return cls(campaign, number, masked, adapter)
+        return cls(campaign, number, masked, adapter, previous)
 
     def to_bytes(self) -> bytes:
         """The call as one safetensors file."""
-        fields = {"kind": "call", "campaign": self.campaign, "round": self.round, "plans": dict(self.plans)}
-        return to_bytes(self.adapter, fields)
+        fields = {"kind": "call", "campaign": self.campaign, "round": self.round, "notes": dict(self.notes)}
+        return to_bytes(self.adapter, {**fields, "previous": self.previous})
 
     @staticmethod
     def request_to(bank: str, mask: str, content: bytes) -> bytes:
@@ -128,11 +151,12 @@ class RoundCall:
             call = json.loads(header["__metadata__"]["fedbank"])
             if call.pop("kind") != "call":
                 raise ValueError("not a call")
-            masked = bytes.fromhex(call.pop("plans")[bank])
-            plan_digest = _masked(masked, mask, bank, call["campaign"], call["round"]).decode()
+            masked = bytes.fromhex(call.pop("notes")[bank])
+            note = CallNote.from_text(_masked(masked, mask, bank, call["campaign"], call["round"]).decode())
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UpdateError(f"Expected a call of {bank} to a round, got something else. Nothing was used.") from error
-        request = {**call, "kind": "request", "plan_digest": plan_digest}
+        told = {"plan_digest": note.plan_digest, "head": note.head.to_text(), "twin": note.twin}
+        request = {**call, "kind": "request", **told}
         header["__metadata__"]["fedbank"] = json.dumps(request, sort_keys=True, separators=(",", ":"))
         written = json.dumps(header, separators=(",", ":")).encode()
         written += b" " * (-len(written) % 8)
@@ -194,7 +218,7 @@ class Update:
 
     ``base_digest`` is the digest of the global adapter it starts from, ``num_steps`` the public number of
     local steps, ``plan_digest`` that of the plan it was made under, ``disclosed`` what the bank tells of its ledger by
-    its own choice. Nothing else about the bank's data.
+    its own choice, ``head`` that of its ledger with this round's charge. Nothing else about the bank's data.
     """
 
     campaign: str
@@ -205,6 +229,7 @@ class Update:
     num_steps: int
     tensors: Released
     disclosed: Disclosure | None = None
+    head: LedgerHead = NO_LINES
 
     def to_bytes(self) -> bytes:
         """The update as one safetensors file."""
@@ -219,6 +244,7 @@ class Update:
                 "base_digest": self.base_digest,
                 "plan_digest": self.plan_digest,
                 "num_steps": self.num_steps,
+                "head": self.head.to_text(),
                 **told,
             },
         )
@@ -227,12 +253,13 @@ class Update:
     def from_bytes(cls, content: bytes, spec: AdapterSpec) -> "Update":
         """Parse and validate an update against the agreed adapter; ``UpdateError`` if it is anything else."""
         tensors, metadata = from_bytes(content, spec.trainable_shapes())
-        texts = dict.fromkeys(("campaign", "bank", "base_digest", "plan_digest"), str)
+        texts = dict.fromkeys(("campaign", "bank", "base_digest", "plan_digest", "head"), str)
         told = isinstance(metadata, dict) and "disclosed" in metadata
         disclosed = Disclosure.from_fields(metadata.pop("disclosed")) if told else None
         _expect_fields(metadata, {"kind": "update"}, {**texts, "round": int, "num_steps": int})
         del metadata["kind"]
-        return cls(tensors=Released(tensors), disclosed=disclosed, **metadata)
+        head = LedgerHead.from_text(metadata.pop("head"))
+        return cls(tensors=Released(tensors), disclosed=disclosed, head=head, **metadata)
 
 
 def _is_epsilon(value: object) -> bool:

@@ -28,11 +28,15 @@ _MAX_REFUSALS = 100
 
 @dataclass(frozen=True, slots=True)
 class GlobalState:
-    """The committed result of ``round`` rounds: the shared adapter and the server step's moments, never changed."""
+    """The committed result of ``round`` rounds: the shared adapter and the server step's moments, never changed.
+
+    ``previous`` is the digest of the adapter that the last of these rounds started from; empty before the first.
+    """
 
     round: int
     adapter: Mapping[str, NDArray[np.float32]]
     step: StepState = field(default_factory=StepState)
+    previous: str = ""
     _digest: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def digest(self) -> str:
@@ -222,4 +226,4 @@ def aggregate(
     if terms.rule == "fedsvd":
         adapter, rotations = refactor(terms.adapter, adapter)
         step = step.rotated(rotations)
-    return GlobalState(state.round + 1, adapter, step), change
+    return GlobalState(state.round + 1, adapter, step, state.digest()), change

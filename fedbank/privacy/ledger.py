@@ -10,10 +10,11 @@ counts as spent. Refused, with nothing charged, are: a line that was edited, rem
 was cut, at a line boundary too, or replaced by an older copy of itself (the head counts more lines); a file without
 its head or a head without its file; another bank's ledger, or another ledger under this one's head.
 
-Not detected: an older copy of file *and* head together, or a whole ledger made up by somebody who may write here
-(there is no secret in the chain; anybody can compute it). The bank's client notices the first if a finished update
-without a charge is left (``fedbank_client.bank``). Against the rest, write down now and then, elsewhere, what
-``fedbank client budget verify`` prints, or keep the folder on storage that only grows.
+Not detected here: an older copy of file *and* head together, a second copy of the folder that spends too, or a whole
+ledger made up by somebody who may write here (there is no secret in the chain; anybody can compute it). The bank's
+client notices the first two by the head that the coordinator saw last (``fedbank_client.standing``), and the first if
+a finished update without a charge is left (``fedbank_client.bank``). Against the rest, write down now and then,
+elsewhere, what ``fedbank client budget verify`` prints, or keep the folder on storage that only grows.
 """
 
 import json
@@ -213,6 +214,32 @@ class Ledger:
             return []
         with self._opened(write=False) as descriptor:
             return list(self._verified(descriptor).charges)
+
+    def head(self) -> tuple[int, str]:
+        """How many lines there are, and the hash of the last one (empty if there is none): all are on disk for good.
+
+        Raises:
+            PrivacyError: the ledger is damaged or cannot be read.
+        """
+        if not self.charges():
+            return 0, ""
+        with self._opened(write=True) as descriptor:
+            book = self._verified(descriptor)
+            if book.counted < book.lines:
+                self._settle(descriptor, book)
+            return book.lines, book.head
+
+    def holds(self, lines: int, line_hash: str) -> bool:
+        """Whether this ledger once had that head: its first ``lines`` lines are what they were then.
+
+        Raises:
+            PrivacyError: the ledger is damaged or cannot be read.
+        """
+        if lines == 0:
+            return True
+        if not self.charges():  # reads what is there now
+            return False
+        return lines <= self._book.lines and self._book.hashes[lines - 1] == line_hash
 
     def _check(self, book: Book, charge: Charge, max_steps: int) -> None:
         plan = book.plan(charge.campaign)

@@ -20,6 +20,7 @@ from fedbank.aggregation.terms import CampaignTerms
 from fedbank.errors import RunError
 from fedbank_server.board import Board
 from fedbank_server.collecting import Collector
+from fedbank_server.heads import Heads
 from fedbank_server.history import CommittedLine, read_update, recompute
 from fedbank_server.nodes import CoordinatorKeys, Timing
 from fedbank_server.observer import CommittedRound, Observer, costs
@@ -40,7 +41,8 @@ class SteadyClock:
 class Campaign:
     """Runs the rounds that are missing from ``store`` and leaves the final state there.
 
-    With ``status_path`` the campaign's status is written there whenever it changes, and given to ``observer``.
+    With ``status_path`` the campaign's status is written there whenever it changes, and given to ``observer``. What is
+    known of the banks' ledgers is in ``heads``, which outlives the campaign.
     """
 
     def __init__(
@@ -54,10 +56,11 @@ class Campaign:
         stop: Callable[[], bool] = lambda: False,
         timing: Timing | None = None,
         status_path: Path | None = None,
+        heads: Heads | None = None,
     ) -> None:
         self._terms, self._store, self._initial = terms, store, initial
         self._observer, self._keys, self._stop = observer, keys, stop
-        self._timing = timing or Timing()
+        self._timing, self._heads = timing or Timing(), heads or Heads()
         self._clock = SteadyClock()
         self._board = Board(terms, status_path, observer.status_changed, self._clock)
 
@@ -88,6 +91,7 @@ class Campaign:
             self._timing,
             stop=self._stop,
             clock=self._clock,
+            heads=self._heads,
         )
 
     def _settle(self) -> GlobalState:

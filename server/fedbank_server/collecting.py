@@ -10,6 +10,7 @@ from dataclasses import replace
 from flwr.app import Message
 from flwr.serverapp import Grid
 
+from fedbank.adapter.heads import CallNote
 from fedbank.adapter.update import COORDINATOR, LATER_CODE, PAYLOAD, RECORD, REFUSED_CODE, REQUEST, RoundCall
 from fedbank.aggregation.admit import Admitted, Expected, Refused, admit
 from fedbank.aggregation.deadline import time_allowed
@@ -18,6 +19,7 @@ from fedbank.aggregation.terms import CampaignTerms
 from fedbank.errors import RunError
 from fedbank.sealing.envelope import seal
 from fedbank_server.board import Board
+from fedbank_server.heads import Heads
 from fedbank_server.memory import forget
 from fedbank_server.nodes import CoordinatorKeys, Nodes, Timing
 from fedbank_server.observer import Observer
@@ -46,15 +48,16 @@ class Collector:
         *,
         stop: Callable[[], bool],
         clock: Callable[[], float],
+        heads: Heads,
     ) -> None:
         self._terms, self._rounds, self._keys = terms, rounds, keys
         self._observer, self._board, self._timing = observer, board, timing
         self._stop, self._clock = stop, clock
         self._post = Post(grid)
-        self._nodes = Nodes(grid, self._post, terms, keys, timing)
+        self._nodes = Nodes(grid, self._post, terms, keys, timing, heads)
         self._asked: dict[str, Asked] = {}
         self._postponed = Postponed()
-        self._called: dict[str, str] = {}
+        self._called: dict[str, tuple[str, CallNote]] = {}
         self._sealed_call, self._call_bytes = b"", 0
         self.bytes_down = 0
         """Payload bytes of the calls that were sent so far."""
@@ -144,19 +147,26 @@ class Collector:
                 continue
             lifetime_s = self._timing.message_timeout_s
             asked = Asked(TRAIN, seat.node, now + lifetime_s, bank, record.number, seat.instance)
-            self._post.send(asked, self._call(record, state), lifetime_s)
+            self._post.send(asked, self._call(record, state, bank), lifetime_s)
             self.bytes_down += self._call_bytes
             self._asked[bank] = asked
             self._postponed.asked(bank)
             self._board.bank(bank, BankState.ASKED)
 
-    def _call(self, record: Round, state: GlobalState) -> bytes:
-        """The round's signed call, one for all banks that are there; another one when others are."""
-        seats = {bank: self._nodes.seat(bank) for bank in self._terms.weights}
-        called = {bank: seat.mask for bank, seat in seats.items() if seat is not None}
-        if not called.items() <= self._called.items():
-            terms = self._terms
-            call = RoundCall.to_all(terms.campaign, record.number, terms.plans, called, state.adapter).to_bytes()
+    def _call(self, record: Round, state: GlobalState, bank: str) -> bytes:
+        """The round's signed call, one for all banks that are there; another one when ``bank`` is told something else.
+
+        Others that were called before and have charged since then are not a reason.
+        """
+        terms, called = self._terms, {}
+        for name in terms.weights:
+            if (seat := self._nodes.seat(name)) is not None:
+                called[name] = seat.mask, self._nodes.note_for(name, seat)
+        if called[bank] != self._called.get(bank):
+            masks = {name: mask for name, (mask, _) in called.items()}
+            notes = {name: note for name, (_, note) in called.items()}
+            told = RoundCall.to_all(terms.campaign, record.number, notes, masks, state.adapter, state.previous)
+            call = told.to_bytes()
             self._called, self._call_bytes = called, len(call)
             self._sealed_call = seal(REQUEST, COORDINATOR, terms.context, call, self._keys.own)
         return self._sealed_call
@@ -193,6 +203,7 @@ class Collector:
         told = found.update.disclosed
         epsilons = (None, None) if told is None else (told.campaign, told.total)
         record = record.accept(bank, Accepted(found.digest, found.key, found.num_bytes, seconds, *epsilons))
+        self._nodes.charged(bank, found.update.head)
         self._board.bank(bank, BankState.SENT)
         self._observer.update_admitted(record.number, bank)
         return record
@@ -205,8 +216,12 @@ class Collector:
         if isinstance(found, Refused):
             self._observer.refused(record.number, found)
             self._board.error(f"node {asked.node}: {found.reason}")
-        elif self._board.state(found).state is BankState.OFFLINE:
+            return record
+        if self._board.state(found).state is BankState.OFFLINE:
             self._board.bank(found, BankState.IDLE)
+        if (doubt := self._nodes.doubt(found)) is not None:
+            self._observer.refused(record.number, doubt)
+            self._board.error(doubt.reason)
         return record
 
     def _refuse(self, found: Refused, asked: Asked, record: Round) -> Round:

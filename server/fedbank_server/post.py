@@ -16,7 +16,7 @@ class Asked:
     """One message: ``kind`` ``query.enrol`` or ``train``, to ``node``, not waited for after ``expires``.
 
     For ``train``: the ``bank`` that is asked, the ``round``, the ``instance`` of the bank's app. For ``query.enrol``:
-    the question's ``nonce``.
+    the question's ``nonce``, and its ``number`` among all questions.
     """
 
     kind: str
@@ -26,6 +26,7 @@ class Asked:
     round: int = 0
     instance: str = ""
     nonce: str = ""
+    number: int = 0
 
 
 class Post:

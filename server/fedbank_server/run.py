@@ -27,6 +27,7 @@ from fedbank_server.campaign import Campaign
 from fedbank_server.campaign_folder import CampaignFolder
 from fedbank_server.consortium import Consortium, Files, read_consortium
 from fedbank_server.delivery import deliver
+from fedbank_server.heads import HEADS, Heads
 from fedbank_server.members import active_members
 from fedbank_server.nodes import CoordinatorKeys
 from fedbank_server.observer import Observer
@@ -83,7 +84,8 @@ def run_campaign(
     terms = campaign_terms(prepared, kept.accepted(), roster.digest())
     store = CampaignStore(kept.state)
     initial = GlobalState(0, initial_state(prepared.spec, seed=proposal.terms.seed))
-    campaign = Campaign(terms, store, initial, observer, prepared.keys, stop=stop, status_path=kept.status)
+    heads = Heads(prepared.folder / HEADS)
+    campaign = Campaign(terms, store, initial, observer, prepared.keys, stop=stop, status_path=kept.status, heads=heads)
     make_server_app(campaign)(grid, Context(_RUN_ID, _NODE_ID, {}, RecordDict(), {}))
     state = store.load(prepared.spec) or initial
     if state.round == terms.num_rounds:

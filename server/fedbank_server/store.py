@@ -61,6 +61,7 @@ class CampaignStore:
         for prefix, group in zip(_PREFIXES, (state.adapter, state.step.first, state.step.second), strict=True):
             tensors |= {f"{prefix}/{name}": np.ascontiguousarray(tensor) for name, tensor in group.items()}
         header = {"round": str(state.round), "digest": _digest(state.round, tensors), "costs": json.dumps(costs)}
+        header["previous"] = state.previous
         with writing(self._path):
             write_atomic(self._path, save(tensors, metadata=header), sync=self._sync)
 
@@ -83,7 +84,8 @@ class CampaignStore:
                 {name.removeprefix(f"{prefix}/"): t for name, t in tensors.items() if name.startswith(f"{prefix}/")}
                 for prefix in _PREFIXES
             ]
-            state = GlobalState(int(header["round"]), groups[0], StepState(groups[1], groups[2]))
+            step = StepState(groups[1], groups[2])
+            state = GlobalState(int(header["round"]), groups[0], step, header.get("previous", ""))
             shapes = {name: tensor.shape for name, tensor in state.adapter.items()}
             intact = _digest(state.round, tensors) == header["digest"] and shapes == spec.shapes()
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError, SafetensorError) as error:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from flwr.app import Context, Message
 
+from fedbank.adapter.heads import NO_LINES, LedgerHead
 from fedbank.adapter.state import AdapterSpec, LoraPair, Released, digest
 from fedbank.adapter.update import COORDINATOR, RoundRequest, Update
 from fedbank.aggregation.admit import l2_norm, max_message_bytes
@@ -100,6 +101,10 @@ class OneValueBank:
         agreed = (parsed.campaign, parsed.round, self.name, digest(parsed.adapter), parsed.plan_digest)
         shapes = self._terms.adapter.trainable_shapes()
         return Update(*agreed, 1, Released({name: np.full(shape, 1e-3, np.float32) for name, shape in shapes.items()}))
+
+    def head(self) -> LedgerHead:
+        """Of no ledger: nothing is charged."""
+        return NO_LINES
 
 
 @dataclass

@@ -4,7 +4,7 @@ A process (this one, or a Ray actor) builds it once from the settings, whatever 
 """
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from fedbank.config import SimulateConfig, parse_simulate
 from fedbank.model.loading import BaseModel, load_base_model, load_tokenizer
 from fedbank.privacy.noise import RandomStream
 from fedbank_client.bank import Bank, Participation
+from fedbank_client.lineage import Lineage, campaign_reach
 from fedbank_client.loading import model_spec
 from fedbank_client.terms import local_settings, lora_settings
 from fedbank_simulations.campaigns import Member, members_of
@@ -105,13 +106,16 @@ class OpenSimulatedBank:
 
     def _open(self, home: Resident, name: str) -> Bank:
         members, seed, campaign = home.members(self.campaign), home.config.seed, self.campaign
+        folder, private = bank_folder(Path(self.folder), name), members[name].plan.private
+        terms = replace(home.config, privacy=replace(home.config.privacy, enabled=private))
         return Bank(
             name,
             Participation(campaign, members[name].plan, local_settings(home.config.training)),
             members[name].data,
             lambda: home.model,
-            bank_folder(Path(self.folder), name),
+            folder,
             stream_for_round=lambda number: RandomStream.derived(seed, campaign, name, number),
             device=home.base.device,
             sync=False,
+            lineage=Lineage(folder, campaign_reach(campaign, terms, home.model.spec), sync=False),
         )

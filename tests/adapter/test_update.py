@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from fedbank.adapter.heads import CallNote, LedgerHead
 from fedbank.adapter.state import AdapterSpec, digest
 from fedbank.adapter.update import Presence, RoundCall, RoundRequest, Update
 from fedbank.errors import UpdateError
@@ -21,6 +22,7 @@ METADATA = {
     "base_digest": "ab",
     "plan_digest": "cd",
     "num_steps": 5,
+    "head": "000000000004:" + "5a" * 32,
 }
 
 
@@ -30,7 +32,7 @@ def _tensors(spec: AdapterSpec) -> dict[str, Any]:
 
 
 def _update(spec: AdapterSpec) -> Update:
-    return Update("spring", 2, "bank-a", "ab", "cd", 5, _tensors(spec))
+    return Update("spring", 2, "bank-a", "ab", "cd", 5, _tensors(spec), head=LedgerHead(4, "5a" * 32))
 
 
 def _with_header(content: bytes, edit: Callable[[dict[str, Any]], object]) -> bytes:
@@ -198,7 +200,8 @@ def test_a_request_survives_its_round_trip_and_is_no_update(
         RoundRequest.from_bytes(_update(small_spec).to_bytes(), small_spec)
 
 
-PLANS = {"bank-a": "a" * 64, "bank-b": "b" * 64}
+HEADS = {"bank-a": LedgerHead(), "bank-b": LedgerHead(57, "e" * 64)}
+NOTES = {"bank-a": CallNote("a" * 64), "bank-b": CallNote("b" * 64, HEADS["bank-b"], twin=True)}
 MASKS = {"bank-a": "1" * 32, "bank-b": "2" * 32}
 
 
@@ -206,10 +209,11 @@ def test_one_call_holds_the_request_to_every_bank(
     small_spec: AdapterSpec, make_state: Callable[..., dict[str, Any]]
 ) -> None:
     state = make_state(small_spec, 0)
-    call = RoundCall.to_all("spring", 3, PLANS, MASKS, state).to_bytes()
-    for bank, plan in PLANS.items():
+    call = RoundCall.to_all("spring", 3, NOTES, MASKS, state, "7" * 64).to_bytes()
+    for bank, note in NOTES.items():
         parsed = RoundRequest.from_bytes(RoundCall.request_to(bank, MASKS[bank], call), small_spec)
-        assert (parsed.campaign, parsed.round, parsed.plan_digest) == ("spring", 3, plan)
+        assert (parsed.campaign, parsed.round, parsed.previous) == ("spring", 3, "7" * 64)
+        assert CallNote(parsed.plan_digest, parsed.head, parsed.twin) == note
         assert digest(parsed.adapter) == digest(state)
 
 
@@ -217,14 +221,12 @@ def test_a_bank_cannot_read_another_banks_plan_in_the_call(
     small_spec: AdapterSpec, make_state: Callable[..., dict[str, Any]]
 ) -> None:
     """Nor see that two have the same one."""
-    same = {"bank-a": "a" * 64, "bank-b": "a" * 64}
+    same = {"bank-a": CallNote("a" * 64), "bank-b": CallNote("a" * 64)}
     call = RoundCall.to_all("spring", 3, same, MASKS, make_state(small_spec, 0))
-    assert call.plans["bank-a"] != call.plans["bank-b"]
+    assert call.notes["bank-a"] != call.notes["bank-b"]
     assert "a" * 64 not in call.to_bytes().decode("latin-1")
     with pytest.raises(UpdateError):
-        parsed = RoundCall.request_to("bank-b", MASKS["bank-a"], call.to_bytes())
-        assert RoundRequest.from_bytes(parsed, small_spec).plan_digest != "a" * 64
-        raise UpdateError("it could be parsed, with another plan")
+        RoundCall.request_to("bank-b", MASKS["bank-a"], call.to_bytes())
 
 
 STRANGE: dict[str, Callable[[bytes], bytes]] = {
@@ -240,8 +242,8 @@ STRANGE: dict[str, Callable[[bytes], bytes]] = {
             "__metadata__": {"fedbank": h["__metadata__"]["fedbank"].replace('"kind":"call"', '"kind":"cull"')},
         },
     ),
-    "plans a list": lambda call: _with_header(
-        call, lambda h: {**h, "__metadata__": {"fedbank": '{"kind":"call","plans":[]}'}}
+    "notes a list": lambda call: _with_header(
+        call, lambda h: {**h, "__metadata__": {"fedbank": '{"kind":"call","notes":[]}'}}
     ),
     "metadata a list": lambda call: _with_header(call, lambda h: {**h, "__metadata__": []}),
 }
@@ -252,15 +254,18 @@ STRANGE: dict[str, Callable[[bytes], bytes]] = {
 def test_a_strange_call_is_an_update_error(
     small_spec: AdapterSpec, make_state: Callable[..., dict[str, Any]], spoil: Callable[[bytes], bytes], bank: str
 ) -> None:
-    good = RoundCall.to_all("spring", 3, PLANS, MASKS, make_state(small_spec, 0)).to_bytes()
+    good = RoundCall.to_all("spring", 3, NOTES, MASKS, make_state(small_spec, 0)).to_bytes()
     content = spoil(good)
     assert content != good
     with pytest.raises(UpdateError, match="Expected"):
         RoundCall.request_to(bank, "1" * 32, content)
 
 
+_HEAD = b"000000000004:" + b"5a" * 32
+
+
 def test_a_presence_survives_its_round_trip() -> None:
-    presence = Presence("bank-a", "1" * 16, "2" * 64, "3" * 32)
+    presence = Presence("bank-a", "1" * 16, "2" * 64, "3" * 32, LedgerHead(4, "5" * 64))
     assert Presence.from_bytes(presence.to_bytes()) == presence
 
 
@@ -269,8 +274,13 @@ def test_a_presence_survives_its_round_trip() -> None:
     [
         *(b"", b"[]", b"null", b"{", b"\xff", b"[" * 1000, b" " * 2000),
         b'{"bank":"a"}',
-        b'{"bank":1,"instance":"","mask":"","nonce":""}',
-        b'{"bank":"a","instance":"1","mask":"3","nonce":"2","loss":0.3}',
+        b'{"bank":"a","instance":"1","mask":"3","nonce":"2"}',
+        *(b'{"bank":1,"head":"%s","instance":"","mask":"","nonce":""}' % _HEAD,),
+        *(b'{"bank":"a","head":"%s","instance":"1","loss":0.3,"mask":"3","nonce":"2"}' % _HEAD,),
+        *(
+            b'{"bank":"a","head":"%s","instance":"1","mask":"3","nonce":"2"}' % head
+            for head in (b"", b"4", _HEAD[:-1], _HEAD.upper(), b"0" * 12 + b":" + b"a" * 64, _HEAD[:13] + b"0" * 64)
+        ),
     ],
     ids=str,
 )

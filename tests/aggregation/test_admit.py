@@ -67,7 +67,7 @@ def raw(terms: CampaignTerms, replaced: dict[str, Any], signer: str = "bank-a") 
     """An update whose tensors are what ``replaced`` says; ``None`` leaves one out."""
     named = {n: t for n, t in {**tensors(terms), **replaced}.items() if t is not None}
     fields = {"kind": "update", "campaign": "spring", "round": 3, "bank": "bank-a", "base_digest": BASE}
-    fields |= {"plan_digest": "plan-bank-a", "num_steps": 5}
+    fields |= {"plan_digest": "plan-bank-a", "num_steps": 5, "head": f"{0:012d}:{0:064d}"}
     return sealed(terms, save(named, metadata={"fedbank": json.dumps(fields)}), signer)
 
 

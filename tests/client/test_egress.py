@@ -14,6 +14,7 @@ from flwr.clientapp import ClientApp
 
 import fedbank.flower
 import fedbank_client
+from fedbank.adapter.heads import CallNote, LedgerHead
 from fedbank.adapter.update import (
     COORDINATOR,
     NONCE_BYTES,
@@ -323,10 +324,11 @@ def test_what_the_coordinator_did_not_sign_for_this_campaign_is_not_read(
 
 
 def test_a_bank_says_who_it_is_signed_and_to_this_question_only() -> None:
-    bank = type("Named", (), {"name": "bank-a"})()
+    head = LedgerHead(4, "5a" * 32)
+    bank = type("Named", (), {"name": "bank-a", "head": lambda self: head})()
     app, nonce = make_client_app(lambda _: bank, _fails, lambda _: SEAL), bytes(range(NONCE_BYTES))
     first = Presence.from_bytes(_opened(app(_message("query.enrol", _signed(QUESTION, nonce)), _context()), PRESENCE))
-    assert (first.bank, first.nonce) == ("bank-a", nonce.hex())
+    assert (first.bank, first.nonce, first.head) == ("bank-a", nonce.hex(), head)
     again = Presence.from_bytes(_opened(app(_message("query.enrol", _signed(QUESTION, nonce)), _context()), PRESENCE))
     assert again == first
     restarted = make_client_app(lambda _: bank, _fails, lambda _: SEAL)
@@ -351,10 +353,13 @@ def test_a_call_becomes_the_request_to_this_bank(small_spec: Any, make_state: An
             asked.append(request)
             raise PrivacyError("enough")
 
+        def head(self) -> LedgerHead:
+            return LedgerHead()
+
     app = make_client_app(lambda _: Trainer(), lambda _: None, lambda _: SEAL)
     answer = app(_message("query.enrol", _signed(QUESTION, bytes(NONCE_BYTES))), _context())
     mask, state = Presence.from_bytes(_opened(answer, PRESENCE)).mask, make_state(small_spec, 0)
-    call = RoundCall.to_all("spring", 3, {"bank-a": "1" * 64}, {"bank-a": mask}, state)
+    call = RoundCall.to_all("spring", 3, {"bank-a": CallNote("1" * 64)}, {"bank-a": mask}, state)
     app = make_client_app(lambda _: Trainer(), lambda _: None, lambda _: SEAL)  # started anew: it still reads the call
     app(_message("train", _signed(REQUEST, call.to_bytes())), _context())
     parsed = RoundRequest.from_bytes(asked[0], small_spec)

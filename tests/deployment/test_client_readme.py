@@ -27,6 +27,7 @@ from flwr.proto import fleet_pb2, heartbeat_pb2, message_pb2
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from readme_release import Asked, Released, Serving, signature_fields
 
+from fedbank.adapter.heads import CallNote
 from fedbank.adapter.state import AdapterSpec, initial_state
 from fedbank.adapter.update import COORDINATOR, NONCE_BYTES, PAYLOAD, QUESTION, RECORD, REQUEST, Presence, RoundCall
 from fedbank.aggregation.rounds import GlobalState
@@ -277,8 +278,8 @@ def _talk(example: Example, found: dict[str, Sent]) -> None:
     question = seal(QUESTION, COORDINATOR, context, bytes(NONCE_BYTES), key)
     presence = Presence.from_bytes(answer("presence", "query.enrol", question))
     adapter = initial_state(example.spec, seed=0)
-    plans, masks = {BANK: acceptance.plan_digest}, {BANK: presence.mask}
-    call = RoundCall.to_all(acceptance.campaign, 1, plans, masks, adapter).to_bytes()
+    notes, masks = {BANK: CallNote(acceptance.plan_digest)}, {BANK: presence.mask}
+    call = RoundCall.to_all(acceptance.campaign, 1, notes, masks, adapter).to_bytes()
     found["later"] = _outside_the_hours(example, seal(REQUEST, COORDINATOR, context, call, key))
     answer("update", "train", seal(REQUEST, COORDINATOR, context, call, key))
     result = Result(acceptance.campaign, 3, adapter).to_bytes()

@@ -14,6 +14,7 @@ A, B = "layers.0.q_proj.lora_A.weight", "layers.0.q_proj.lora_B.weight"
 VALUES = {A: ((2, 2), [1.0, 0.0, 0.0, 1.0]), B: ((3, 2), [0.0, 0.5, -0.5, 0.25, -0.25, 2.0])}
 TRAINED = {B: VALUES[B]}
 BANK, MASK, ROUND, DIGEST, PLAN = "bank-a", "5a" * 32, 3, "ab" * 32, "cd" * 32
+HEAD, NO_HEAD, BEFORE = f"000000000057:{'ef' * 32}", f"000000000000:{'00' * 32}", "98" * 32
 TERMS: dict[str, Any] = {
     "adapter": {"alpha": 16.0, "dropout": 0.0, "last_layers": None, "rank": 8, "target_modules": ["q_proj", "v_proj"]},
     "aggregation": {
@@ -36,9 +37,9 @@ ACCEPTANCE = {
     **{"bank": BANK, "campaign": "spring", "declared_size": 400, "epsilon": 7.9, "format": "fedbank-proposal/1"},
     **{"plan": "{}", "plan_digest": PLAN},
 }
-PRESENCE = {"bank": BANK, "instance": "0011223344556677", "mask": MASK, "nonce": "00" * 16}
+PRESENCE = {"bank": BANK, "head": HEAD, "instance": "0011223344556677", "mask": MASK, "nonce": "00" * 16}
 UPDATE = {
-    **{"bank": BANK, "base_digest": DIGEST, "campaign": "spring", "kind": "update"},
+    **{"bank": BANK, "base_digest": DIGEST, "campaign": "spring", "head": HEAD, "kind": "update"},
     **{"num_steps": 5, "plan_digest": PLAN, "round": ROUND},
 }
 RESULT = {"campaign": "spring", "kind": "result", "rounds": 12}
@@ -72,12 +73,13 @@ def digest() -> str:
     return sha.hexdigest()
 
 
-def call(mask: str = MASK, **changed: Any) -> bytes:
+def call(mask: str = MASK, note: str = f"fedbank-note/1 {PLAN} {HEAD} 0", **changed: Any) -> bytes:
     """A call of one bank to a round."""
     context = json.dumps(["fedbank-mask/1", mask, BANK, "spring", ROUND]).encode()
-    stream = hashlib.shake_256(context).digest(len(PLAN))
-    plans = {BANK: bytes(a ^ b for a, b in zip(PLAN.encode(), stream, strict=True)).hex()}
-    return file(written({"campaign": "spring", "kind": "call", "plans": plans, "round": ROUND}, **changed))
+    stream = hashlib.shake_256(context).digest(len(note))
+    notes = {BANK: bytes(a ^ b for a, b in zip(note.encode(), stream, strict=True)).hex()}
+    fields = {"campaign": "spring", "kind": "call", "notes": notes, "previous": BEFORE, "round": ROUND}
+    return file(written(fields, **changed))
 
 
 def proposals() -> list[Vector]:
@@ -127,6 +129,10 @@ def presences() -> list[Vector]:
         ("number-for-a-text", "UpdateError", written(PRESENCE, instance=7)),
         ("no-object", "UpdateError", b"[]"),
         ("too-long", "UpdateError", written(PRESENCE, instance="0" * 1024)),
+        ("read-nothing-charged-yet", None, written(PRESENCE, head=NO_HEAD)),
+        ("head-without-its-hash", "UpdateError", written(PRESENCE, head="57")),
+        ("head-of-no-line-with-a-hash", "UpdateError", written(PRESENCE, head="0" * 12 + HEAD[12:])),
+        ("head-in-capitals", "UpdateError", written(PRESENCE, head=HEAD.upper())),
     ]
 
 
@@ -135,7 +141,11 @@ def calls() -> list[Vector]:
     return [
         ("read", None, call()),
         ("masked-for-another-bank", "UpdateError", call(mask="a5" * 32)),
-        ("without-the-bank", "UpdateError", call(plans={"bank-b": "00"})),
+        ("without-the-bank", "UpdateError", call(notes={"bank-b": "00"})),
+        ("a-plan-and-no-note", "UpdateError", call(note=PLAN)),
+        ("a-note-of-another-version", "UpdateError", call(note=f"fedbank-note/2 {PLAN} {HEAD} 0")),
+        ("a-note-with-more", "UpdateError", call(note=f"fedbank-note/1 {PLAN} {HEAD} 0 0")),
+        ("previous-a-number", "UpdateError", call(previous=2)),
         ("another-kind", "UpdateError", call(kind="request")),
         ("not-a-file", "UpdateError", b"\xff" * 64),
     ]
@@ -163,6 +173,7 @@ def updates() -> list[Vector]:
         ("not-finite", "NotFiniteError", with_b((3, 2), [float("nan"), *VALUES[B][1][1:]])),
         ("infinite", "NotFiniteError", with_b((3, 2), [float("inf"), *VALUES[B][1][1:]])),
         ("cut", "UpdateError", file(written(UPDATE), TRAINED)[:-4]),
+        ("head-without-its-hash", "UpdateError", file(written(UPDATE, head="57"), TRAINED)),
         ("header-longer-than-the-file", "UpdateError", (1 << 19).to_bytes(8, "little") + b"{}"),
     ]
 
@@ -184,7 +195,7 @@ def build() -> dict[str, Any]:
     files = {"call": calls, "update": updates, "result": results}
     return {
         "adapter": ADAPTER,
-        "reader": {"bank": BANK, "mask": MASK, "plan_digest": PLAN, "round": ROUND},
+        "reader": {"bank": BANK, "mask": MASK, "plan_digest": PLAN, "head": HEAD, "round": ROUND},
         "campaign": f"spring-{hashlib.sha256(written(PROPOSAL)).hexdigest()}",
         "receipt": digest(),
         "vectors": {

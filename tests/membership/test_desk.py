@@ -11,7 +11,7 @@ import pytest
 from flwr.app import Context, Message
 from rich.console import Console
 
-from fedbank.adapter.state import initial_state
+from fedbank.adapter.state import digest, initial_state
 from fedbank.adapter.update import RoundRequest
 from fedbank.config import load_campaign, load_client, load_simulate
 from fedbank.data.units import split_units
@@ -209,7 +209,8 @@ def _requests(desk: Desk, propose: Callable[..., bytes], *words: str) -> list[by
     accepted = desk.consider(propose(*words))
     spec = Proposal.of("x", "0" * 64, load_campaign([*SETTINGS, *words])).adapter_spec(tiny_folder())
     adapter = initial_state(spec, seed=0)
-    return [RoundRequest(accepted.campaign, n, accepted.plan_digest, adapter).to_bytes() for n in (1, 2)]
+    plan, before = accepted.plan_digest, {1: "", 2: digest(adapter)}
+    return [RoundRequest(accepted.campaign, n, plan, adapter, before[n]).to_bytes() for n in (1, 2)]
 
 
 @pytest.mark.fault(37)

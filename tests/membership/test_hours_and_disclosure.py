@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fedbank.adapter.state import initial_state
+from fedbank.adapter.state import digest, initial_state
 from fedbank.adapter.update import Disclosure, Later, RoundRequest, Update
 from fedbank.config import load_campaign, load_client, load_simulate
 from fedbank.errors import UpdateError
@@ -122,8 +122,9 @@ class Bank:
         self.spec = proposal.adapter_spec(tiny_folder())
 
     def train(self, number: int = 1) -> Update:
-        plan = self.accepted.plan_digest
-        return self.desk.open_bank().train(RoundRequest(self.accepted.campaign, number, plan, self._adapter).to_bytes())
+        plan, before = self.accepted.plan_digest, "" if number == 1 else digest(self._adapter)
+        request = RoundRequest(self.accepted.campaign, number, plan, self._adapter, before)
+        return self.desk.open_bank().train(request.to_bytes())
 
 
 @pytest.fixture

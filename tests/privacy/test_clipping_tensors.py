@@ -1,7 +1,6 @@
 """One clip norm over all tensors of an adapter, however many there are and whichever of them is large."""
 
 from collections.abc import Callable, Sequence
-
 from dataclasses import replace
 
 import numpy as np

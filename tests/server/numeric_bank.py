@@ -15,6 +15,7 @@ import numpy as np
 from flwr.app import Context
 from flwr.clientapp import ClientApp
 
+from fedbank.adapter.heads import NO_LINES, LedgerHead
 from fedbank.adapter.state import AdapterSpec, LoraPair, Released, digest, initial_state
 from fedbank.adapter.update import COORDINATOR, RoundRequest, Update
 from fedbank.aggregation.rounds import GlobalState
@@ -86,6 +87,7 @@ class NumericBank:
     terms: CampaignTerms
     folder: Path
     seconds: float = 0.0
+    ledger_head: LedgerHead = NO_LINES
     act: Callable[[Update], Update] = lambda update: update
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -105,6 +107,10 @@ class NumericBank:
                 agreed = (self.terms.campaign, parsed.round, self.name, base, parsed.plan_digest, NUM_STEPS)
                 write_atomic(kept, self.act(Update(*agreed, change)).to_bytes(), sync=False)
             return Update.from_bytes(kept.read_bytes(), self.terms.adapter)
+
+    def head(self) -> LedgerHead:
+        """What it tells of a ledger that it does not have."""
+        return self.ledger_head
 
     def seal(self) -> BankSeal:
         """The bank's side of every envelope."""

@@ -37,10 +37,10 @@ def test_a_state_comes_back_whole(tmp_path: Path, small_spec: AdapterSpec, state
     loaded = store.load(small_spec)
     assert loaded is not None
     assert _same(loaded, state)
-    store.save(GlobalState(8, state.adapter), {"seconds": 2.5})
+    store.save(GlobalState(8, state.adapter, previous="ab" * 32), {"seconds": 2.5})
     after = store.load(small_spec)
     assert after is not None
-    assert (after.round, after.step.first) == (8, {})
+    assert (after.round, after.step.first, after.previous) == (8, {}, "ab" * 32)
 
 
 def test_a_crash_while_saving_leaves_the_state_before(

@@ -74,9 +74,7 @@ class _Broken(PrivacyPlan):
         if self.way == "not the last tensor":
             most = super().release(replace(total, steps=total.steps[:-1]), stream)
             return (*most, without[-1])
-        parts = [
-            PrivacyPlan.release(self, replace(total, steps=(tensor,)), stream) for tensor in total.steps
-        ]
+        parts = [PrivacyPlan.release(self, replace(total, steps=(tensor,)), stream) for tensor in total.steps]
         return tuple(part for (part,) in parts)
 
 

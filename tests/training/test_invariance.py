@@ -153,7 +153,9 @@ def _poisoned_gradient(output: Tensor, poison: Callable[[Tensor], Tensor]) -> Te
     return output
 
 
-@pytest.mark.parametrize(("longest", "width"), [(1, 16), (16, 16), (17, 24), (64, 64), (65, 80), (129, 160), (512, 512)])
+@pytest.mark.parametrize(
+    ("longest", "width"), [(1, 16), (16, 16), (17, 24), (64, 64), (65, 80), (129, 160), (512, 512)]
+)
 def test_widths_are_few(longest: int, width: int) -> None:
     assert padded_width(longest) == width
     assert all(length <= padded_width(length) <= max(16, 1.25 * length + 8) for length in range(1, 5000))
