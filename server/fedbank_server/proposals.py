@@ -72,17 +72,21 @@ class Answers:
 
 
 def gather(grid: Grid, invited: Invited, wanted: set[str], patience_s: float, stop: Callable[[], bool]) -> Answers:
-    """Propose to every node that is or comes online, until all ``wanted`` banks answered or the time is over."""
+    """Propose to every node that is or comes online, until all ``wanted`` banks answered or the time is over.
+
+    Which bank is at a node shows in its answer only. Those of other banks are not looked at.
+    """
     answers = Answers()
 
     def take(content: bytes | None, refusal: str) -> bool:
         found = invited.read(content) if content is not None else Refused("", "refusal", refusal)
-        if isinstance(found, Consent):
-            answers.accepted[found.acceptance.bank] = found
-            answers.excluded.pop(found.acceptance.bank, None)
-        elif found.bank and found.bank not in answers.accepted:
-            answers.excluded[found.bank] = found
-        elif not found.bank:
+        bank = found.acceptance.bank if isinstance(found, Consent) else found.bank
+        if isinstance(found, Consent) and bank in wanted:
+            answers.accepted[bank] = found
+            answers.excluded.pop(bank, None)
+        elif isinstance(found, Refused) and bank in wanted - answers.accepted.keys():
+            answers.excluded[bank] = found
+        elif isinstance(found, Refused) and not bank:
             answers.refusals.append(found.reason[:200])
         return wanted <= answers.accepted.keys() | answers.excluded.keys()
 
