@@ -115,7 +115,8 @@ def read_overview(folder: Path, now: datetime) -> Overview:
         if campaign is not None:
             kept = CampaignFolder.of(folder, campaign)
             status, lines = read_status(kept.status), History(kept.history).lines()
-            epsilons = dict.fromkeys(kept.participants(), kept.proposal().terms.privacy.epsilon)
+            if kept.began:
+                epsilons = dict.fromkeys(kept.participants(), kept.proposal().terms.privacy.epsilon)
     except (FedBankError, OSError) as error:
         problem = str(error)
     if not problem and status is not None and _is_left(folder, status):

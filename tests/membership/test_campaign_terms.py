@@ -8,15 +8,18 @@ from pathlib import Path
 import pytest
 
 from fedbank.aggregation.norms import adam_norm_bound, sgd_norm_bound
-from fedbank.config import load_campaign
-from fedbank.consent import Consent
+from fedbank.config import load_campaign, load_simulate, to_yaml
+from fedbank.consent import Consent, read_acceptance
 from fedbank.errors import FedBankError
 from fedbank.model.folder import base_digest, tiny_folder
 from fedbank.privacy.numbers import PlanNumbers
-from fedbank.privacy.sampling import Sampling
+from fedbank.privacy.plan import PrivacyPlan
+from fedbank.privacy.sampling import Sampling, declared_size
 from fedbank.proposal import Acceptance
 from fedbank_server.consortium import Files
 from fedbank_server.run import Prepared, campaign_terms, prepare
+from fedbank_simulations.campaigns import FEDERATED, make_terms
+from fedbank_simulations.resident import resident
 
 PLAN = "plan:\n  target_epsilon: {epsilon}\n  delta: {delta}\n  unit: customer\n"
 
@@ -105,3 +108,20 @@ def test_the_norm_bound_of_a_bank_is_that_of_its_own_plan_whoever_else_takes_par
         )
         assert alone.norm_bounds[bank] == bounds[bank] == pytest.approx(wanted)
     assert bounds["bank-b"] > 1.9 * bounds["bank-a"]
+
+
+def test_a_simulation_has_the_norm_bounds_of_a_deployment(coordinator: Path) -> None:
+    """The same banks, sizes and terms: what one refuses, the other refuses."""
+    words = ["training.optimizer=sgd", "training.rounds=2", "training.expected_batch=16", "privacy.epsilon=8"]
+    home = resident(to_yaml(load_simulate([*words, "data.customers=600", "banks=2", "partition.size_exponent=1"])))
+    members, prepared = home.members(FEDERATED), prepare(coordinator, load_campaign(words))
+    simulated = make_terms(FEDERATED, home.config, home.model.spec, members)
+    accepted = {}
+    for bank, member in members.items():
+        assert isinstance(member.plan, PrivacyPlan)
+        size, plan = declared_size(member.data.num_units), member.plan
+        said = Acceptance(bank, prepared.proposal.campaign, plan.digest(), plan.to_json(), size, 8.0)
+        accepted[bank] = read_acceptance(said.to_bytes(), bank, prepared.proposal)
+    deployed = campaign_terms(prepared, accepted, "r" * 64)
+    assert dict(simulated.norm_bounds) == dict(deployed.norm_bounds)
+    assert len(set(deployed.norm_bounds.values())) == 2, "banks of unequal sizes"
