@@ -91,6 +91,12 @@ def sent(change: Callable[[bytes], bytes]) -> Lie:
     return lambda found: change(written(found))
 
 
+def larger(found: dict[str, Any]) -> None:
+    """Not a lie by itself: what a bank of twice the size accepts."""
+    numbers(sampling_prob=0.04, noise_multiplier=0.6653)(found)
+    found["declared_size"] = 400
+
+
 def without(name: str) -> Lie:
     return text(lambda plan: json.dumps({key: value for key, value in json.loads(plan).items() if key != name}))
 

@@ -5,10 +5,10 @@ import sys
 from dataclasses import replace
 
 import pytest
-from acceptances import LIES, NOISE, NUMBERS, SIZE, TERMS, Lie, acceptance, digest, honest, plan_file, written
+from acceptances import LIES, NOISE, NUMBERS, SIZE, TERMS, Lie, acceptance, digest, honest, larger, plan_file, written
 
 from fedbank.config import load_campaign
-from fedbank.consent import check_acceptance, read_acceptance
+from fedbank.consent import agreed_sampling, check_acceptance, read_acceptance
 from fedbank.errors import UpdateError
 from fedbank.model.folder import base_digest, tiny_folder
 from fedbank.privacy.numbers import PlanNumbers
@@ -32,6 +32,8 @@ def test_what_an_honest_bank_sends_is_accepted_to_the_last_number(proposal: Prop
     assert (consent.plan.noise_multiplier, consent.acceptance.declared_size) == (NOISE, SIZE)
     assert consent.plan.digest() == digest(NUMBERS) == consent.acceptance.plan_digest
     assert consent.plan.to_json() == plan_file(NUMBERS)
+    other = read_acceptance(acceptance("bank-c", proposal.campaign, larger), "bank-c", proposal)
+    assert other.acceptance.declared_size == 400
 
 
 @pytest.mark.parametrize(("lie", "says"), LIES.values(), ids=LIES.keys())
@@ -98,6 +100,13 @@ def test_a_bank_so_large_that_the_agreed_delta_would_give_a_customer_away_is_lef
             "bank-c",
             proposal,
         )
+
+
+def test_the_steps_of_a_plan_are_those_of_all_rounds(proposal: Proposal) -> None:
+    for rounds, steps in ((1, 2), (3, 4)):
+        training = replace(proposal.terms.training, rounds=rounds, local_steps=steps)
+        assert agreed_sampling(training, 250).num_steps == rounds * steps
+        assert agreed_sampling(training, 257).sampling_prob == 16 / 250
 
 
 def test_a_size_that_is_no_whole_number_is_refused_before_any_arithmetic(proposal: Proposal) -> None:

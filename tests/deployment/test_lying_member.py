@@ -12,7 +12,7 @@ from consortium import wait_for
 
 pytestmark = pytest.mark.slow
 
-HONEST, LIAR, ROUNDS = {"bank-a", "bank-b"}, "bank-c", 10
+HONEST, LIAR, ROUNDS = {"bank-a", "bank-b"}, "bank-c", 6
 CAMPAIGN = (f"training.rounds={ROUNDS}", "training.local_steps=1", "training.expected_batch=16", "privacy.epsilon=3")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from acceptances import LIES, NOISE, TERMS, Lie, acceptance
+from acceptances import LIES, NOISE, TERMS, Lie, acceptance, larger
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from rich.console import Console
 
@@ -223,8 +223,12 @@ def test_who_takes_part_already_cannot_change_what_it_accepted_when_another_is_a
     members.settle()
     (path,) = members.coordinator.glob("campaigns/*/accepted/bank-a.json")
     before = path.read_bytes()
-    members.lies = {"bank-a": lie_of("weight")}
-    assert members.settle().keys() == set(BANKS), "bank-a was not asked, so its other answer is not looked at"
+    for lie in (lie_of("weight"), larger):
+        members.lies = {"bank-a": lie, "bank-c": lie_of("clip")}
+        assert members.settle().keys() == {"bank-a", "bank-b"}, "bank-a was not asked: its answer is not looked at"
+        assert path.read_bytes() == before
+    members.lies = {"bank-a": larger}
+    assert members.settle().keys() == set(BANKS)
     assert path.read_bytes() == before and "excluded" not in members.shown()
 
 

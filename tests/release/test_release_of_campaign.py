@@ -22,7 +22,7 @@ from fedbank_server.store import CampaignStore
 
 STAMP = "2026-03-01T12:00:00.000+00:00"
 SAID = {
-    "epsilon": "3",
+    "epsilon": "3.0",
     "delta": "0.00001",
     "noise_multiplier": str(NOISE),
     "clip_norm": "0.5",
