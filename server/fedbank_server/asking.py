@@ -21,8 +21,8 @@ def ask_all(
 ) -> None:
     """Send ``content`` to every node once, until ``take`` is content, ``patience_s`` seconds are over or ``stop``.
 
-    ``take`` gets each answer's bytes, or ``None`` and what a node said instead; it returns whether that was all. The time
-    that it takes to look at an answer is not counted: nobody's answer can use up the time of the others.
+    ``take`` gets each answer's bytes, or ``None`` and what a node said instead; it returns whether that was all. The
+    time that it takes to look at an answer is not counted: nobody's answer can use up the time of the others.
     """
     asked: set[int] = set()
     waiting: set[str] = set()
