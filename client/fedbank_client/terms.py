@@ -3,8 +3,9 @@
 from fedbank.adapter.lora import LoraSettings
 from fedbank.aggregation.rules import RULES
 from fedbank.config.schema import AdapterConfig, PrivacyConfig, TrainingConfig
+from fedbank.consent import agreed_sampling
 from fedbank.data.encode import EncodedUnits
-from fedbank.privacy.plan import PrivacyPlan, Sampling, TrainingPlan, UnprotectedPlan
+from fedbank.privacy.plan import PrivacyPlan, TrainingPlan, UnprotectedPlan
 from fedbank.training.local import LocalSettings
 
 
@@ -20,10 +21,7 @@ def training_plan(
 
     Simulations compare: with another expected ``batch`` than the terms', or without protection.
     """
-    num_steps = training.rounds * training.local_steps
-    sampling = Sampling.for_population(
-        units, batch or training.expected_batch, training.records_per_customer, num_steps
-    )
+    sampling = agreed_sampling(training, units, batch)
     if not (privacy.enabled and protected):
         return UnprotectedPlan(sampling)
     if privacy.epsilon is None or privacy.clip_norm is None:

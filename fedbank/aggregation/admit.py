@@ -114,10 +114,10 @@ def l2_norm(tensors: Tensors) -> float:
 def _check(update: Update, norm: float, signer: str, terms: CampaignTerms, expected: Expected) -> Refused | None:
     """The checks of what an update says, in order; the first that fails."""
     bank, number = update.bank, update.round
-    late = number <= expected.committed
+    late, longest = number <= expected.committed, terms.max_norm(signer)
     checks = {
         "bank": (signer, bank, "signed by the bank that it names"),
-        "norm": (True, norm <= terms.max_update_norm, f"no longer than {terms.max_update_norm:.6g}; it has {norm:.6g}"),
+        "norm": (True, norm <= longest, f"no longer than {longest:.6g}; it has {norm:.6g}"),
         "campaign": (terms.campaign, update.campaign, "to this campaign"),
         "late": (False, late, f"before its round was committed; it is to round {number}, {expected.committed} is done"),
         "round": (expected.round, number, "to this round"),

@@ -5,51 +5,44 @@ done what was agreed. Updates beyond are refused, never rescaled: rescaling woul
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+
+from fedbank.privacy.numbers import PlanNumbers
 
 _ROUNDING = 1e-6
 """Absolute, per parameter and step: what fp32 loses where parameters are below 8 in size."""
 _SLACK = 1.01
 
 
-@dataclass(frozen=True, slots=True)
-class Noise:
-    """What a bank's plan says about the size of its gradients, all of it public."""
-
-    clip_norm: float
-    noise_multiplier: float
-    expected_batch: float
-
-
-def update_norm_bound(
+def update_norm_bounds(
     num_parameters: int,
     num_steps: int,
     optimizer: str,
     learning_rate: float,
     momentum: float,
-    noises: Sequence[Noise] | None,
-) -> float:
-    """What no honest update of a round exceeds, whichever bank it is from; ``noises`` are those of all banks.
+    plans: Mapping[str, PlanNumbers | None],
+) -> dict[str, float]:
+    """What no honest update of each bank exceeds in a round, from that bank's plan alone.
 
     Without privacy (``None``) SGD has no such norm: infinity.
     """
-    if optimizer == "adam":
-        return adam_norm_bound(num_parameters, num_steps, learning_rate)
-    if noises is None:
-        return math.inf
-    return max(
-        sgd_norm_bound(
+
+    def bound(plan: PlanNumbers | None) -> float:
+        if optimizer == "adam":
+            return adam_norm_bound(num_parameters, num_steps, learning_rate)
+        if plan is None:
+            return math.inf
+        return sgd_norm_bound(
             num_parameters,
             num_steps,
             learning_rate,
             momentum,
-            clip_norm=noise.clip_norm,
-            noise_multiplier=noise.noise_multiplier,
-            expected_batch=noise.expected_batch,
+            clip_norm=plan.clip_norm,
+            noise_multiplier=plan.noise_multiplier,
+            expected_batch=plan.sampling.expected_batch_size,
         )
-        for noise in noises
-    )
+
+    return {bank: bound(plan) for bank, plan in plans.items()}
 
 
 def adam_norm_bound(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fedbank.adapter.state import AdapterSpec
 from fedbank.aggregation.server_step import ServerStep
@@ -19,8 +19,9 @@ class CampaignTerms:
 
     A round is committed when all banks have sent their updates, or at its deadline if ``quorum`` of them have
     (``None``: all). Without a ``deadline`` it waits. Below the quorum it is tried again, ``max_attempts`` times in all.
-    An update whose L2 norm is above ``max_update_norm`` is refused. ``consortium`` and ``roster_digest`` (of the roster
-    that the campaign started with) are signed with everything that travels.
+    An update whose L2 norm is above that of its own bank in ``norm_bounds`` (``max_update_norm`` for a bank without
+    one) is refused. ``consortium`` and ``roster_digest`` (of the roster that the campaign started with) are signed with
+    everything that travels.
     """
 
     campaign: str
@@ -37,6 +38,7 @@ class CampaignTerms:
     deadline: DeadlineRule | None = None
     max_attempts: int = 1
     max_update_norm: float = DEFAULT_MAX_NORM
+    norm_bounds: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.weights or not all(0 < weight < math.inf for weight in self.weights.values()):
@@ -49,11 +51,17 @@ class CampaignTerms:
             raise ConfigError(
                 f"Expected at least one attempt and a positive norm, got {self.max_attempts}, {self.max_update_norm}."
             )
+        if not all(bank in self.weights and bound > 0 for bank, bound in self.norm_bounds.items()):
+            raise ConfigError(f"Expected positive norms of {sorted(self.weights)}, got {dict(self.norm_bounds)}.")
 
     @property
     def context(self) -> dict[str, str]:
         """What every envelope of the campaign is signed for."""
         return {"consortium": self.consortium, "campaign": self.campaign, "roster": self.roster_digest}
+
+    def max_norm(self, bank: str) -> float:
+        """The L2 norm that no update of ``bank`` may exceed."""
+        return self.norm_bounds.get(bank, self.max_update_norm)
 
     def needed(self, num_active: int) -> int:
         """Updates that a round needs while ``num_active`` of its banks are members.

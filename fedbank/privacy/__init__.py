@@ -1,4 +1,4 @@
-"""Differential privacy: plan, sampling, clipping, noise, accounting, ledger, budget.
+"""Differential privacy: numbers, plan, sampling, clipping, noise, accounting, ledger, budget.
 
-Only ``plan``, ``budget``, ``accounting`` and ``composition`` import siblings.
+Only ``numbers``, ``plan``, ``budget``, ``accounting`` and ``composition`` import siblings.
 """

@@ -21,7 +21,8 @@ def ask_all(
 ) -> None:
     """Send ``content`` to every node once, until ``take`` is content, ``patience_s`` seconds are over or ``stop``.
 
-    ``take`` gets each answer's bytes, or ``None`` and what a node said instead; it returns whether that was all.
+    ``take`` gets each answer's bytes, or ``None`` and what a node said instead; it returns whether that was all. The
+    time that it takes to look at an answer is not counted: nobody's answer can use up the time of the others.
     """
     asked: set[int] = set()
     waiting: set[str] = set()
@@ -32,9 +33,11 @@ def ask_all(
         waiting |= set(grid.push_messages([Message(record, node, message_type) for node in new]))
         asked |= set(new)
         replies = list(grid.pull_messages(waiting)) if waiting else []
+        looks = time.monotonic()
         for reply in replies:
             waiting.discard(reply.metadata.reply_to_message_id)
             done = take(*_read(reply)) or done
+        deadline += time.monotonic() - looks
         if not replies:
             time.sleep(_POLL_S)
 

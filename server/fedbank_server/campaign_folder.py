@@ -1,16 +1,18 @@
 """Where a campaign lies in the coordinator's folder, and what it needs to continue: proposal, roster, who accepted."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedbank.consent import Consent, read_acceptance
 from fedbank.durable import write_atomic
-from fedbank.errors import RunError
-from fedbank.proposal import Acceptance, Proposal
+from fedbank.errors import RunError, UpdateError
+from fedbank.proposal import Proposal
 from fedbank.sealing.keys import PublicKey
 from fedbank.sealing.roster import Roster, read_roster
 
-_CAMPAIGNS, _CURRENT = "campaigns", "current"
+_CAMPAIGNS, _CURRENT, _PROPOSED = "campaigns", "current", "proposed"
 RUN_LOCK = "run.lock"
 """In the coordinator's folder: held while a campaign is run."""
 
@@ -50,11 +52,10 @@ class CampaignFolder:
     def _proposal(self) -> Path:
         return self.folder / "proposal.json"
 
-    def begin(self, proposal: Proposal, signed_roster: bytes, accepted: Mapping[str, Acceptance]) -> None:
+    def begin(self, proposal: Proposal, signed_roster: bytes, accepted: Mapping[str, Consent]) -> None:
         """Keep who takes part, under which roster; the proposal is written last, then it is the current campaign."""
         write_atomic(self.folder / "roster", signed_roster)
-        for bank, acceptance in accepted.items():
-            write_atomic(self.folder / "accepted" / f"{bank}.json", acceptance.to_bytes())
+        self.keep(accepted)
         write_atomic(self._proposal, proposal.to_bytes())
         write_atomic(self.folder.parent / _CURRENT, self.folder.name.encode())
 
@@ -87,13 +88,71 @@ class CampaignFolder:
         """The same, verified."""
         return read_roster(self.signed_roster(), coordinator)
 
-    def accepted(self) -> dict[str, Acceptance]:
-        """Who takes part."""
-        files = sorted((self.folder / "accepted").glob("*.json"))
-        return {file.stem: Acceptance.from_bytes(file.read_bytes()) for file in files}
+    def keep(self, accepted: Mapping[str, Consent]) -> None:
+        """Store acceptances, each in place of an earlier one of its bank."""
+        for bank, consent in accepted.items():
+            write_atomic(self._accepted / f"{bank}.json", consent.acceptance.to_bytes())
+
+    def participants(self) -> list[str]:
+        """The banks whose acceptance is stored, by name, whatever it says."""
+        return sorted(file.stem for file in self._accepted.glob("*.json"))
+
+    def accepted(self) -> dict[str, Consent]:
+        """Who takes part: the stored acceptances, each checked again. What fails is not in it."""
+        return {bank: found for bank, found in self._checked().items() if isinstance(found, Consent)}
+
+    def unsound(self) -> dict[str, str]:
+        """Why a stored acceptance does not hold, by bank: of those that ``accepted`` leaves out."""
+        return {bank: found for bank, found in self._checked().items() if isinstance(found, str)}
+
+    def drop(self, banks: Collection[str]) -> None:
+        """Take the acceptances of ``banks`` out of the campaign; the files stay, in the folder ``dropped``."""
+        for bank in banks:
+            (self.folder / "dropped").mkdir(exist_ok=True)
+            (self._accepted / f"{bank}.json").replace(self.folder / "dropped" / f"{bank}.json")
+
+    def exclude(self, reasons: Mapping[str, str]) -> None:
+        """Keep why banks do not take part, in place of what was kept; it is the campaign that was proposed last."""
+        write_atomic(self._excluded, json.dumps(dict(reasons), sort_keys=True, indent=1).encode())
+        write_atomic(self.folder.parent / _PROPOSED, self.folder.name.encode())
+
+    def excluded(self) -> dict[str, str]:
+        """Why each bank that was asked does not take part; ``RunError`` if the file is damaged."""
+        try:
+            fields = json.loads(self._excluded.read_bytes())
+            return {str(bank): str(reason) for bank, reason in fields.items()}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
+            raise RunError(
+                f"Expected the banks that a campaign excluded in {self._excluded}, got something else. Delete the file."
+            ) from error
+
+    @property
+    def _excluded(self) -> Path:
+        return self.folder / "excluded.json"
+
+    @property
+    def _accepted(self) -> Path:
+        return self.folder / "accepted"
+
+    def _checked(self) -> dict[str, Consent | str]:
+        proposal, found = self.proposal(), dict[str, Consent | str]()
+        for bank in self.participants():
+            try:
+                found[bank] = read_acceptance((self._accepted / f"{bank}.json").read_bytes(), bank, proposal)
+            except UpdateError as error:
+                found[bank] = str(error)
+        return found
 
 
 def current_campaign(consortium: Path) -> str | None:
     """The campaign that began last in the coordinator's folder."""
     current = consortium / _CAMPAIGNS / _CURRENT
     return current.read_text("utf-8") if current.exists() else None
+
+
+def proposed_campaign(consortium: Path) -> str | None:
+    """The campaign that was proposed last, whether it began or not."""
+    proposed = consortium / _CAMPAIGNS / _PROPOSED
+    return proposed.read_text("utf-8") if proposed.exists() else None

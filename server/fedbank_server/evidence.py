@@ -30,6 +30,11 @@ class EvidenceObserver(Observer):
         self._log.append("update-refused", self._campaign, result, "coordinator")
         self._say(f"Not used, {result}")
 
+    def excluded(self, refused: Refused) -> None:
+        """A bank's acceptance does not count."""
+        self._log.append("acceptance-refused", self._campaign, f"{refused.bank}: {refused.reason}", "coordinator")
+        self._say(f"{refused.bank} is excluded: {refused.reason}")
+
     def round_committed(self, committed: CommittedRound) -> None:
         """A round is on disk."""
         line = committed.line

@@ -48,6 +48,9 @@ class Observer:
     def refused(self, round_number: int, refused: Refused) -> None:
         """Something was not used: an update, a bank's refusal (check ``refusal``), an answer to who is there."""
 
+    def excluded(self, refused: Refused) -> None:
+        """A bank does not take part: the acceptance that it signed says something else than it has to."""
+
     def round_committed(self, committed: CommittedRound) -> None:
         """A round was committed and is already on disk."""
 

@@ -12,10 +12,9 @@ from typing import Any
 
 from fedbank.durable import is_held
 from fedbank.errors import FedBankError
-from fedbank.proposal import Acceptance
 from fedbank.sealing.roster import Member
 from fedbank_server.board import PAUSED
-from fedbank_server.campaign_folder import RUN_LOCK, CampaignFolder, current_campaign
+from fedbank_server.campaign_folder import RUN_LOCK, CampaignFolder, current_campaign, proposed_campaign
 from fedbank_server.consortium import read_consortium
 from fedbank_server.history import CommittedLine, History
 from fedbank_server.members import active_members
@@ -105,18 +104,24 @@ def read_overview(folder: Path, now: datetime) -> Overview:
     roster = active_members(folder)
     status: CampaignStatus | None = None
     lines: list[CommittedLine] = []
-    accepted: dict[str, Acceptance] = {}
+    epsilons: dict[str, float | None] = {}
+    excluded: dict[str, str] = {}
     problem = ""
-    campaign = current_campaign(folder)
-    if campaign is not None:
-        kept = CampaignFolder.of(folder, campaign)
-        try:
-            status, lines, accepted = read_status(kept.status), History(kept.history).lines(), kept.accepted()
-        except (FedBankError, OSError) as error:
-            problem = str(error)
+    campaign, proposed = current_campaign(folder), proposed_campaign(folder)
+    try:
+        if proposed is not None:
+            reasons = CampaignFolder.of(folder, proposed).excluded()
+            excluded = {bank: f"{proposed}: {reason}" for bank, reason in reasons.items()}
+        if campaign is not None:
+            kept = CampaignFolder.of(folder, campaign)
+            status, lines = read_status(kept.status), History(kept.history).lines()
+            if kept.began:
+                epsilons = dict.fromkeys(kept.participants(), kept.proposal().terms.privacy.epsilon)
+    except (FedBankError, OSError) as error:
+        problem = str(error)
     if not problem and status is not None and _is_left(folder, status):
         problem = "No fedbank server run is at work: the campaign stands still until the same command is given again."
-    banks = tuple(_bank_view(member, status, lines, accepted, now) for member in roster.members.values())
+    banks = tuple(_bank_view(member, status, lines, epsilons, excluded, now) for member in roster.members.values())
     rounds = tuple(map(_round_view, lines))
     stamp = now.astimezone(UTC).isoformat(timespec="seconds")
     return Overview(read_consortium(folder).name, roster.sequence, banks, status, rounds, problem, stamp)
@@ -126,25 +131,28 @@ def _bank_view(
     member: Member,
     status: CampaignStatus | None,
     lines: Sequence[CommittedLine],
-    accepted: dict[str, Acceptance],
+    epsilons: dict[str, float | None],
+    excluded: dict[str, str],
     now: datetime,
 ) -> BankView:
     found = status.banks.get(member.bank) if status is not None else None
-    consent = accepted.get(member.bank)
+    why = excluded.get(member.bank, "")
     sent = [line.accepted[member.bank] for line in lines if member.bank in line.accepted]
     last = sent[-1] if sent else {}
     usual_s = round(median(float(one["seconds"]) for one in sent[-_WINDOW:]), 1) if sent else None
     asked = found is not None and found.state is BankState.ASKED
     since = datetime.fromisoformat(found.since) if found is not None and asked else None
-    state = (TRAINING if asked else str(found.state)) if found is not None else ""
+    state = "" if not why else str(BankState.EXCLUDED)
+    if found is not None:
+        state = TRAINING if asked else str(found.state)
     return BankView(
         member.bank,
         member.joined,
         member.revoked,
         "revoked" if member.revoked is not None else state,
         found.since if found is not None else "",
-        found.reason if found is not None else "",
-        consent.epsilon if consent is not None else None,
+        (found.reason if found is not None else "") or why,
+        epsilons.get(member.bank),
         last.get("epsilon"),
         last.get("epsilon_total"),
         len(sent),

@@ -1,6 +1,5 @@
 """The release that a finished campaign makes: everything in its manifest comes from what the campaign left on disk."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from fedbank.adapter.state import digest, to_bytes
+from fedbank.consent import Consent
 from fedbank.errors import RunError
 from fedbank.membership.folders import utc
 from fedbank.model.folder import digest_of, file_digests
-from fedbank.proposal import Acceptance, Proposal
+from fedbank.proposal import Proposal
 from fedbank.release.build import (
     ACCOUNTANT,
     Scores,
@@ -45,7 +45,7 @@ def build_release(kept: CampaignFolder, about: Particulars, scores: Scores, now:
         RunError: the campaign is not complete, or the base model is another one.
         ReleaseError: what would be written is no release.
     """
-    proposal, accepted = kept.proposal(), kept.accepted()
+    proposal, store = kept.proposal(), CampaignStore(kept.state)
     files = file_digests(about.base_folder)
     if digest_of(files) != proposal.base_digest:
         raise RunError(
@@ -53,12 +53,14 @@ def build_release(kept: CampaignFolder, about: Particulars, scores: Scores, now:
             f"{about.base_folder}. Name its folder: --base DIR"
         )
     spec = proposal.adapter_spec(about.base_folder)
-    state, rounds = CampaignStore(kept.state).load(spec), proposal.terms.training.rounds
+    state, rounds = store.load(spec), proposal.terms.training.rounds
     if state is None or state.round != rounds:
         raise RunError(
             f"Expected a campaign of {rounds} committed rounds, got {state.round if state else 0}. Complete it first: "
             "fedbank server run"
         )
+    sent: dict[str, Consent | None] = {bank: None for line in store.history.lines() for bank in line.accepted}
+    banks = sent | kept.accepted()
     found, weights = digest(state.adapter), to_bytes(state.adapter, {"kind": "adapter"})
     adapter = adapter_fields(
         weights,
@@ -84,8 +86,8 @@ def build_release(kept: CampaignFolder, about: Particulars, scores: Scores, now:
             "files": files,
         },
         adapter=adapter,
-        training=_training(proposal, len(accepted)),
-        privacy=_privacy(proposal, accepted),
+        training=_training(proposal, len(banks)),
+        privacy=_privacy(proposal, banks),
         evaluation=scores.fields(),
     )
     write_release(target, manifest, weights)
@@ -105,22 +107,21 @@ def _training(proposal: Proposal, participants: int) -> dict[str, Any]:
     }
 
 
-def _privacy(proposal: Proposal, accepted: Mapping[str, Acceptance]) -> dict[str, Any]:
+def _privacy(proposal: Proposal, accepted: Mapping[str, Consent | None]) -> dict[str, Any]:
     banks = {bank: _spent(consent) for bank, consent in sorted(accepted.items())}
     return {"unit": proposal.terms.privacy.unit, "accountant": ACCOUNTANT, "mode": "silo", "banks": banks}
 
 
-def _spent(consent: Acceptance) -> dict[str, str] | None:
-    """From the plan that the bank sent with its consent."""
-    if consent.epsilon is None:
+def _spent(consent: Consent | None) -> dict[str, str] | None:
+    """From the checked plan; ``None``, no promise, without privacy, and for a bank whose plan does not hold."""
+    if consent is None or consent.plan is None:
         return None
-    plan = json.loads(consent.plan)
-    sampling = plan["sampling"]
+    plan = consent.plan
     return {
-        "epsilon": decimal_text(consent.epsilon),
-        "delta": decimal_text(plan["delta"]),
-        "noise_multiplier": decimal_text(plan["noise_multiplier"]),
-        "clip_norm": decimal_text(plan["clip_norm"]),
-        "sampling_prob": decimal_text(sampling["sampling_prob"]),
-        "steps": str(sampling["num_steps"]),
+        "epsilon": decimal_text(plan.target_epsilon),
+        "delta": decimal_text(plan.delta),
+        "noise_multiplier": decimal_text(plan.noise_multiplier),
+        "clip_norm": decimal_text(plan.clip_norm),
+        "sampling_prob": decimal_text(plan.sampling.sampling_prob),
+        "steps": str(plan.sampling.num_steps),
     }

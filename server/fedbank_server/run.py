@@ -3,7 +3,6 @@
 Whatever ends the process, running it again with the same settings continues the same campaign.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +12,14 @@ from flwr.serverapp import Grid
 
 from fedbank.adapter.export import save_adapter
 from fedbank.adapter.state import AdapterSpec, initial_state
-from fedbank.aggregation.norms import Noise, update_norm_bound
+from fedbank.aggregation.norms import update_norm_bounds
 from fedbank.aggregation.rounds import GlobalState
 from fedbank.aggregation.terms import CampaignTerms
 from fedbank.config import CampaignConfig
-from fedbank.errors import ConfigError, RunError, UpdateError
+from fedbank.consent import Consent
+from fedbank.errors import ConfigError
 from fedbank.model.folder import base_digest, tiny_folder
-from fedbank.proposal import Acceptance, Proposal, adapter_card
+from fedbank.proposal import Proposal, adapter_card
 from fedbank.result import Result
 from fedbank.sealing.keys import PublicKey, SigningKey
 from fedbank_server.app import make_server_app
@@ -31,7 +31,7 @@ from fedbank_server.heads import HEADS, Heads
 from fedbank_server.members import active_members
 from fedbank_server.nodes import CoordinatorKeys
 from fedbank_server.observer import Observer
-from fedbank_server.proposals import Invited, check_quorum, gather
+from fedbank_server.parties import Asking, settle_parties
 from fedbank_server.store import CampaignStore
 
 _RUN_ID, _NODE_ID = 1, 1
@@ -77,11 +77,13 @@ def run_campaign(
     Raises:
         RunError: too few banks accepted, or the campaign is paused: a person has to act.
     """
-    kept, proposal = prepared.kept, prepared.proposal
-    if not kept.began and not _propose(prepared, grid, stop, say):
+    kept, proposal, quorum = prepared.kept, prepared.proposal, prepared.consortium.terms.quorum
+    asking = Asking(grid, prepared.keys, quorum, prepared.config.patience_s, observer, stop, say)
+    accepted = settle_parties(prepared.folder, kept, proposal, asking)
+    if accepted is None:
         return None
     roster = kept.roster(prepared.keys.own.public)
-    terms = campaign_terms(prepared, kept.accepted(), roster.digest())
+    terms = campaign_terms(prepared, accepted, roster.digest())
     store = CampaignStore(kept.state)
     initial = GlobalState(0, initial_state(prepared.spec, seed=proposal.terms.seed))
     heads = Heads(prepared.folder / HEADS)
@@ -91,28 +93,6 @@ def run_campaign(
     if state.round == terms.num_rounds:
         _finish(prepared, terms, state, grid, stop, say)
     return state
-
-
-def _propose(prepared: Prepared, grid: Grid, stop: Callable[[], bool], say: Callable[[str], None]) -> bool:
-    signed_roster = Files(prepared.folder).roster.read_bytes()
-    roster = active_members(prepared.folder)
-    members, quorum = set(roster.active()), prepared.consortium.terms.quorum
-    if len(members) < quorum:
-        raise RunError(
-            f"Expected at least {quorum} members, the consortium's quorum, got {len(members)}. Invite banks first: "
-            "fedbank server invite"
-        )
-    say(f"Proposing {prepared.proposal.campaign} to {', '.join(sorted(members))} ...")
-    invited = Invited(prepared.proposal, roster, signed_roster, prepared.keys.own)
-    answers = gather(grid, invited, members, prepared.config.patience_s, stop)
-    if stop():
-        return False
-    check_quorum(answers.accepted, answers.refusals, members, quorum)
-    prepared.kept.begin(prepared.proposal, signed_roster, answers.accepted)
-    for bank, acceptance in sorted(answers.accepted.items()):
-        cost = "without privacy" if acceptance.epsilon is None else f"at epsilon {acceptance.epsilon:.2f}"
-        say(f"{bank} takes part, {cost}.")
-    return True
 
 
 def _finish(
@@ -135,12 +115,8 @@ def _finish(
         say(f"{bank} {'has it' if bank in received else 'has NOT received it: run this again while it is online'}.")
 
 
-def campaign_terms(prepared: Prepared, accepted: Mapping[str, Acceptance], roster_digest: str) -> CampaignTerms:
-    """What the rounds go by: the proposal, the consortium's terms, and what the banks that accepted disclosed.
-
-    Raises:
-        UpdateError, ConfigError: a bank's plan cannot be read, or is not about this campaign.
-    """
+def campaign_terms(prepared: Prepared, accepted: Mapping[str, Consent], roster_digest: str) -> CampaignTerms:
+    """What the rounds go by: the proposal, the consortium's terms, and the checked acceptances of the banks."""
     proposal, rules = prepared.proposal, prepared.consortium.terms
     training = proposal.terms.training
     declared = proposal.terms.aggregation.weights == "declared"
@@ -151,48 +127,22 @@ def campaign_terms(prepared: Prepared, accepted: Mapping[str, Acceptance], roste
         proposal.server_step(),
         training.rounds,
         training.local_steps,
-        {bank: float(consent.declared_size) if declared else 1.0 for bank, consent in accepted.items()},
-        {bank: consent.plan_digest for bank, consent in accepted.items()},
+        {bank: float(found.acceptance.declared_size) if declared else 1.0 for bank, found in accepted.items()},
+        {bank: found.acceptance.plan_digest for bank, found in accepted.items()},
         consortium=proposal.consortium,
         roster_digest=roster_digest,
         quorum=min(rules.quorum, len(accepted)),
         deadline=rules.deadline,
         max_attempts=prepared.config.attempts,
-        max_update_norm=_norm_bound(proposal, prepared.spec, accepted),
+        norm_bounds=update_norm_bounds(
+            prepared.spec.num_trainable(),
+            training.local_steps,
+            training.optimizer,
+            training.learning_rate,
+            training.momentum,
+            {bank: found.plan for bank, found in accepted.items()},
+        ),
     )
-
-
-def _norm_bound(proposal: Proposal, spec: AdapterSpec, accepted: Mapping[str, Acceptance]) -> float:
-    """What no honest update exceeds, from the terms and the banks' public plans."""
-    training = proposal.terms.training
-    plain = proposal.terms.privacy.epsilon is None
-    noises = None if plain else [_noise(proposal, acceptance) for acceptance in accepted.values()]
-    return update_norm_bound(
-        spec.num_trainable(),
-        training.local_steps,
-        training.optimizer,
-        training.learning_rate,
-        training.momentum,
-        noises,
-    )
-
-
-def _noise(proposal: Proposal, acceptance: Acceptance) -> Noise:
-    try:
-        plan = json.loads(acceptance.plan)
-        found = Noise(
-            float(plan["clip_norm"]),
-            float(plan["noise_multiplier"]),
-            float(plan["sampling"]["expected_batch_size"]),
-        )
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UpdateError(f"Expected a plan from {acceptance.bank} that can be read, got something else.") from error
-    if found.clip_norm != proposal.terms.privacy.clip_norm:
-        raise ConfigError(
-            f"Expected {acceptance.bank} to plan with the campaign's clip norm {proposal.terms.privacy.clip_norm}, got "
-            f"{found.clip_norm}. Ask the bank."
-        )
-    return found
 
 
 def _check_terms(consortium: Consortium, proposal: Proposal) -> None:

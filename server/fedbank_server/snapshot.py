@@ -18,7 +18,8 @@ class BankState(StrEnum):
 
     idle: there, nothing asked. asked: has the request, its update is not here. sent: its update counts. late: sent
     after its round was committed. refused: it refused, or what it sent was refused. offline: no node of it is there.
-    waiting: it trains at other hours, and is asked again then. revoked: no longer a member.
+    waiting: it trains at other hours, and is asked again then. revoked: no longer a member. excluded: it takes no part,
+    what it accepted is not what was proposed.
     """
 
     IDLE = "idle"
@@ -29,6 +30,7 @@ class BankState(StrEnum):
     REFUSED = "refused"
     OFFLINE = "offline"
     REVOKED = "revoked"
+    EXCLUDED = "excluded"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from fedbank.adapter.state import AdapterSpec
-from fedbank.aggregation.norms import Noise, update_norm_bound
+from fedbank.aggregation.norms import update_norm_bounds
 from fedbank.aggregation.terms import CampaignTerms
 from fedbank.config import SimulateConfig
 from fedbank.data.encode import EncodedUnits
@@ -80,20 +80,18 @@ def make_terms(
         config.training.local_steps,
         {name: float(declared_size(member.data.num_units)) if declared else 1.0 for name, member in members.items()},
         {name: member.plan.digest() for name, member in members.items()},
-        max_update_norm=_max_update_norm(config, spec, members),
+        norm_bounds=_norm_bounds(config, spec, members),
     )
 
 
-def _max_update_norm(config: SimulateConfig, spec: AdapterSpec, members: Mapping[str, Member]) -> float:
-    """What no bank's honest update exceeds."""
-    training = config.training
-    plans = [member.plan for member in members.values() if isinstance(member.plan, PrivacyPlan)]
-    noises = [Noise(plan.clip_norm, plan.noise_multiplier, plan.sampling.expected_batch_size) for plan in plans]
-    return update_norm_bound(
+def _norm_bounds(config: SimulateConfig, spec: AdapterSpec, members: Mapping[str, Member]) -> dict[str, float]:
+    """What no honest update of each bank exceeds."""
+    training, plans = config.training, {bank: member.plan for bank, member in members.items()}
+    return update_norm_bounds(
         spec.num_trainable(),
         training.local_steps,
         training.optimizer,
         training.learning_rate,
         training.momentum,
-        noises if len(noises) == len(members) else None,
+        {bank: plan if isinstance(plan, PrivacyPlan) else None for bank, plan in plans.items()},
     )

@@ -191,6 +191,22 @@ def test_norms_up_to_the_bound_pass_and_none_is_rescaled(terms: CampaignTerms) -
     assert isinstance(huge, Admitted) and huge.norm == pytest.approx(1e38 * 27**0.5)
 
 
+def test_every_bank_has_a_bound_of_its_own_whatever_the_others_may_send(terms: CampaignTerms) -> None:
+    """A bank with much noise is allowed long updates; nobody else is."""
+    unequal = dataclasses.replace(terms, norm_bounds={"bank-a": 4.0, "bank-b": 1e6})
+    for bank, norm, check in (
+        ("bank-a", 5.0, "norm"),
+        ("bank-b", 5e5, ""),
+        ("bank-c", 5.0, ""),
+        ("bank-c", 11.0, "norm"),
+    ):
+        sent = update(terms, bank=bank, plan_digest=f"plan-{bank}", tensors=tensors(terms, norm))
+        found = admit(sealed(unequal, sent.to_bytes(), bank), unequal, EXPECTED, find_key)
+        assert (found.check if isinstance(found, Refused) else "") == check, (bank, norm)
+    shorter = admit(sealed(unequal, update(terms).to_bytes()), unequal, EXPECTED, find_key)
+    assert isinstance(shorter, Refused) and "no longer than 4; it has 5" in shorter.reason
+
+
 @pytest.mark.fault(11)
 def test_a_second_update_of_a_bank_is_a_duplicate_and_one_of_another_bank_is_none(terms: CampaignTerms) -> None:
     have = dataclasses.replace(EXPECTED, have={"bank-a"})

@@ -152,6 +152,8 @@ TERMS = {
     "a quorum of more than all": {"quorum": 4},
     "no attempt": {"max_attempts": 0},
     "no norm": {"max_update_norm": float("nan")},
+    "a norm that is none": {"norm_bounds": {A: float("nan")}},
+    "a norm of nobody": {"norm_bounds": {"bank-z": 1.0}},
 }
 
 

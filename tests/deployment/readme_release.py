@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 from fedbank.aggregation.rounds import GlobalState
+from fedbank.consent import check_acceptance
 from fedbank.model.folder import tiny_folder
 from fedbank.proposal import Acceptance, Proposal
 from fedbank.release.build import Scores
@@ -88,7 +89,8 @@ class Released:
         root.write_bytes(ReleaseFiles(folder).repository.first_root() or b"")
         client_command(["release", "trust", str(root), *self._words])
         kept, made = CampaignFolder.of(folder, proposal.campaign), folder / "made"
-        kept.begin(proposal, (folder / "roster").read_bytes(), {self._home.bank: consent})
+        checked = check_acceptance(consent, self._home.bank, proposal)
+        kept.begin(proposal, (folder / "roster").read_bytes(), {self._home.bank: checked})
         CampaignStore(kept.state).save(state, {})
         about = Particulars(tiny_folder(), "fedbank/tiny-qwen3", "1", "Apache-2.0", "none", None)
         release = build_release(kept, about, Scores("0" * 64, 0, {}, {}), now, made).release

@@ -7,15 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from fedbank.aggregation.norms import adam_norm_bound
-from fedbank.config import load_campaign
-from fedbank.errors import ConfigError, FedBankError
+from fedbank.aggregation.norms import adam_norm_bound, sgd_norm_bound
+from fedbank.config import load_campaign, load_simulate, to_yaml
+from fedbank.consent import Consent, read_acceptance
+from fedbank.errors import FedBankError
 from fedbank.model.folder import base_digest, tiny_folder
+from fedbank.privacy.numbers import PlanNumbers
+from fedbank.privacy.plan import PrivacyPlan
+from fedbank.privacy.sampling import Sampling, declared_size
 from fedbank.proposal import Acceptance
 from fedbank_server.consortium import Files
-from fedbank_server.run import campaign_terms, prepare
+from fedbank_server.run import Prepared, campaign_terms, prepare
+from fedbank_simulations.campaigns import FEDERATED, make_terms
+from fedbank_simulations.resident import resident
 
-SOUND = '{"clip_norm": 0.2, "noise_multiplier": 1, "sampling": {"expected_batch_size": 32}}'
 PLAN = "plan:\n  target_epsilon: {epsilon}\n  delta: {delta}\n  unit: customer\n"
 
 
@@ -58,37 +63,65 @@ def test_a_campaign_outside_the_terms_is_refused(
         prepare(coordinator, load_campaign(overrides))
 
 
+def consents(prepared: Prepared, sizes: dict[str, int], *, private: bool = True) -> dict[str, Consent]:
+    """As banks of those sizes accept, each with a plan of its own."""
+    found = {}
+    for bank, size in sizes.items():
+        sampling = Sampling(32 / size, 32.0, 1, 10)
+        plan = PlanNumbers.with_noise(sampling, 400 / size, 0.2, 1e-5) if private else None
+        digest = plan.digest() if plan is not None else "d" * 64
+        epsilon = 8.0 if private else None
+        found[bank] = Consent(Acceptance(bank, prepared.proposal.campaign, digest, "", size, epsilon), plan)
+    return found
+
+
 def test_the_terms_of_the_rounds_follow_from_proposal_consortium_and_acceptances(coordinator: Path) -> None:
     overrides = ["training.optimizer=adam", "training.learning_rate=0.01", "aggregation.weights=declared", "attempts=5"]
     prepared = prepare(coordinator, load_campaign(overrides))
-    accepted = {
-        bank: Acceptance(bank, prepared.proposal.campaign, "d" * 64, SOUND, size, 8.0)
-        for bank, size in (("bank-a", 1200), ("bank-b", 300))
-    }
+    accepted = consents(prepared, {"bank-a": 1200, "bank-b": 300})
     terms = campaign_terms(prepared, accepted, "r" * 64)
     assert terms.weights == {"bank-a": 1200.0, "bank-b": 300.0}
+    assert terms.plans == {bank: found.acceptance.plan_digest for bank, found in accepted.items()}
     assert (terms.quorum, terms.max_attempts, terms.roster_digest) == (2, 5, "r" * 64)
     assert terms.deadline is not None and terms.deadline.floor_s == 120
-    assert terms.max_update_norm == adam_norm_bound(prepared.spec.num_trainable(), 5, 0.01)
+    longest = adam_norm_bound(prepared.spec.num_trainable(), 5, 0.01)
+    assert terms.norm_bounds == {"bank-a": longest, "bank-b": longest}
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_without_privacy_only_adam_has_a_bound(coordinator: Path, optimizer: str) -> None:
     prepared = prepare(coordinator, load_campaign(["privacy=off", f"training.optimizer={optimizer}"]))
-    accepted = {"bank-a": Acceptance("bank-a", prepared.proposal.campaign, "d" * 64, "", 1200, None)}
-    assert math.isinf(campaign_terms(prepared, accepted, "r" * 64).max_update_norm) == (optimizer == "sgd")
+    terms = campaign_terms(prepared, consents(prepared, {"bank-a": 1200}, private=False), "r" * 64)
+    assert math.isinf(terms.max_norm("bank-a")) == (optimizer == "sgd")
 
 
-def test_a_bank_without_a_readable_plan_cannot_set_the_bound(coordinator: Path) -> None:
-    prepared = prepare(coordinator, load_campaign([]))
-    accepted = {"bank-a": Acceptance("bank-a", prepared.proposal.campaign, "d" * 64, "[]", 1200, 8.0)}
-    with pytest.raises(FedBankError, match="a plan from bank-a"):
-        campaign_terms(prepared, accepted, "r" * 64)
+def test_the_norm_bound_of_a_bank_is_that_of_its_own_plan_whoever_else_takes_part(coordinator: Path) -> None:
+    """A bank with much noise is allowed longer updates; that allows nothing to the others."""
+    words = ["training.optimizer=sgd", "training.learning_rate=2.0", "training.local_steps=5"]
+    prepared = prepare(coordinator, load_campaign(words))
+    both = consents(prepared, {"bank-a": 1200, "bank-b": 300})
+    bounds = campaign_terms(prepared, both, "r" * 64).norm_bounds
+    for bank, noise in (("bank-a", 400 / 1200), ("bank-b", 400 / 300)):
+        alone = campaign_terms(prepared, {bank: both[bank]}, "r" * 64)
+        wanted = sgd_norm_bound(
+            prepared.spec.num_trainable(), 5, 2.0, 0.0, clip_norm=0.2, noise_multiplier=noise, expected_batch=32.0
+        )
+        assert alone.norm_bounds[bank] == bounds[bank] == pytest.approx(wanted)
+    assert bounds["bank-b"] > 1.9 * bounds["bank-a"]
 
 
-def test_a_plan_that_claims_nonsense_cannot_lift_the_bound(coordinator: Path) -> None:
-    prepared = prepare(coordinator, load_campaign([]))
-    plan = '{"clip_norm": 1e300, "noise_multiplier": 1, "sampling": {"expected_batch_size": 1}}'
-    accepted = {"bank-a": Acceptance("bank-a", prepared.proposal.campaign, "d" * 64, plan, 1200, 8.0)}
-    with pytest.raises(ConfigError, match="clip norm"):
-        campaign_terms(prepared, accepted, "r" * 64)
+def test_a_simulation_has_the_norm_bounds_of_a_deployment(coordinator: Path) -> None:
+    """The same banks, sizes and terms: what one refuses, the other refuses."""
+    words = ["training.optimizer=sgd", "training.rounds=2", "training.expected_batch=16", "privacy.epsilon=8"]
+    home = resident(to_yaml(load_simulate([*words, "data.customers=600", "banks=2", "partition.size_exponent=1"])))
+    members, prepared = home.members(FEDERATED), prepare(coordinator, load_campaign(words))
+    simulated = make_terms(FEDERATED, home.config, home.model.spec, members)
+    accepted = {}
+    for bank, member in members.items():
+        assert isinstance(member.plan, PrivacyPlan)
+        size, plan = declared_size(member.data.num_units), member.plan
+        said = Acceptance(bank, prepared.proposal.campaign, plan.digest(), plan.to_json(), size, 8.0)
+        accepted[bank] = read_acceptance(said.to_bytes(), bank, prepared.proposal)
+    deployed = campaign_terms(prepared, accepted, "r" * 64)
+    assert dict(simulated.norm_bounds) == dict(deployed.norm_bounds)
+    assert len(set(deployed.norm_bounds.values())) == 2, "banks of unequal sizes"
