@@ -52,6 +52,22 @@ def update_norm_bound(
     )
 
 
+def noise_norm(
+    num_parameters: int, num_steps: int, optimizer: str, learning_rate: float, momentum: float, noise: Noise | None
+) -> float:
+    """The L2 norm that noise alone gives an update, to a few per cent: η·(σC/E)·√P·√(Σ_t c_t²).
+
+    The noise of every step is drawn anew, so its squares add up; c_t is how often a step's gradient counts with
+    momentum. 0 without privacy (``None``), and for Adam, which moves every coordinate by about η whatever the noise is:
+    there the norms of all banks are alike without it.
+    """
+    if optimizer == "adam" or noise is None:
+        return 0.0
+    counted = math.sqrt(sum(count * count for count in _counts(num_steps, momentum)))
+    std = noise.noise_multiplier * noise.clip_norm / noise.expected_batch
+    return learning_rate * std * math.sqrt(num_parameters) * counted
+
+
 def adam_norm_bound(
     num_parameters: int, num_steps: int, learning_rate: float, beta1: float = 0.9, beta2: float = 0.999
 ) -> float:
@@ -94,5 +110,10 @@ def sgd_norm_bound(
     units = mean + math.sqrt(2 * mean * tail) + tail
     noise = noise_multiplier * (1.001 * math.sqrt(num_parameters) + math.sqrt(2 * tail))
     gradient = clip_norm * (units + noise) / expected_batch
-    counted = sum((1 - momentum**left) / (1 - momentum) for left in range(1, num_steps + 1))
+    counted = sum(_counts(num_steps, momentum))
     return _SLACK * (learning_rate * counted * gradient + _ROUNDING * num_steps * math.sqrt(num_parameters))
+
+
+def _counts(num_steps: int, momentum: float) -> list[float]:
+    """How often the gradient of a step counts in the whole change, by the number of steps that are left."""
+    return [(1 - momentum**left) / (1 - momentum) for left in range(1, num_steps + 1)]

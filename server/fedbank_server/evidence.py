@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 from fedbank.aggregation.admit import Refused
+from fedbank.aggregation.influence import LeftOut
 from fedbank.aggregation.rounds import Round
 from fedbank.evidence.log import EvidenceLog
 from fedbank_server.history import CommittedLine
@@ -29,6 +30,12 @@ class EvidenceObserver(Observer):
         result = f"round {round_number}, {refused.bank or 'somebody'}: {refused.reason}"
         self._log.append("update-refused", self._campaign, result, "coordinator")
         self._say(f"Not used, {result}")
+
+    def left_out(self, round_number: int, bank: str, found: LeftOut) -> None:
+        """An update was much longer than the round's others."""
+        result = f"round {round_number}, {bank}: {found}"
+        self._log.append("update-left-out", self._campaign, result, "coordinator")
+        self._say(f"Left out, {result}")
 
     def round_committed(self, committed: CommittedRound) -> None:
         """A round is on disk."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from fedbank.aggregation.admit import Refused
+from fedbank.aggregation.influence import LeftOut
 from fedbank.aggregation.rounds import GlobalState, Round
 from fedbank_server.history import CommittedLine
 from fedbank_server.snapshot import CampaignStatus
@@ -47,6 +48,9 @@ class Observer:
 
     def refused(self, round_number: int, refused: Refused) -> None:
         """Something was not used: an update, a bank's refusal (check ``refusal``), an answer to who is there."""
+
+    def left_out(self, round_number: int, bank: str, found: LeftOut) -> None:
+        """An admitted update does not count. Told before that is on disk: after a crash in between, once more."""
 
     def round_committed(self, committed: CommittedRound) -> None:
         """A round was committed and is already on disk."""

@@ -17,8 +17,9 @@ class BankState(StrEnum):
     """What the coordinator knows of a bank in the current round.
 
     idle: there, nothing asked. asked: has the request, its update is not here. sent: its update counts. late: sent
-    after its round was committed. refused: it refused, or what it sent was refused. offline: no node of it is there.
-    waiting: it trains at other hours, and is asked again then. revoked: no longer a member.
+    after its round was committed. refused: it refused, or what it sent was refused. left-out: its update was admitted,
+    and was much longer than those of the others. offline: no node of it is there. waiting: it trains at other hours,
+    and is asked again then. revoked: no longer a member.
     """
 
     IDLE = "idle"
@@ -27,13 +28,14 @@ class BankState(StrEnum):
     SENT = "sent"
     LATE = "late"
     REFUSED = "refused"
+    LEFT_OUT = "left-out"
     OFFLINE = "offline"
     REVOKED = "revoked"
 
 
 @dataclass(frozen=True, slots=True)
 class BankStatus:
-    """One bank: its state, since when (UTC, ISO 8601), and why if it was refused or is late."""
+    """One bank: its state, since when (UTC, ISO 8601), and why if it was refused, left out or is late."""
 
     state: BankState
     since: str

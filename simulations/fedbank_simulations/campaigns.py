@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from fedbank.adapter.state import AdapterSpec
-from fedbank.aggregation.norms import Noise, update_norm_bound
+from fedbank.aggregation.norms import Noise, noise_norm, update_norm_bound
 from fedbank.aggregation.terms import CampaignTerms
 from fedbank.config import SimulateConfig
 from fedbank.data.encode import EncodedUnits
@@ -81,14 +81,32 @@ def make_terms(
         {name: float(declared_size(member.data.num_units)) if declared else 1.0 for name, member in members.items()},
         {name: member.plan.digest() for name, member in members.items()},
         max_update_norm=_max_update_norm(config, spec, members),
+        noise_norms={name: _noise_norm(config, spec, member.plan) for name, member in members.items()},
     )
+
+
+def _noise_norm(config: SimulateConfig, spec: AdapterSpec, plan: TrainingPlan) -> float:
+    """What noise alone makes of a bank's update."""
+    training = config.training
+    return noise_norm(
+        spec.num_trainable(),
+        training.local_steps,
+        training.optimizer,
+        training.learning_rate,
+        training.momentum,
+        _noise(plan) if isinstance(plan, PrivacyPlan) else None,
+    )
+
+
+def _noise(plan: PrivacyPlan) -> Noise:
+    return Noise(plan.clip_norm, plan.noise_multiplier, plan.sampling.expected_batch_size)
 
 
 def _max_update_norm(config: SimulateConfig, spec: AdapterSpec, members: Mapping[str, Member]) -> float:
     """What no bank's honest update exceeds."""
     training = config.training
     plans = [member.plan for member in members.values() if isinstance(member.plan, PrivacyPlan)]
-    noises = [Noise(plan.clip_norm, plan.noise_multiplier, plan.sampling.expected_batch_size) for plan in plans]
+    noises = [_noise(plan) for plan in plans]
     return update_norm_bound(
         spec.num_trainable(),
         training.local_steps,

@@ -1,0 +1,80 @@
+"""How much one bank may move the shared adapter, from public values and the round's updates only.
+
+Two rules, both pure: an update that is much longer than the round's others is left out (``relative_bounds``), and no
+bank's share of the average is above a public limit (``capped_weights``). Why: docs/adr/0014.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+RELATIVE_BOUND = 1.5
+"""So many times as long as expected of it may an update be."""
+LEAST_UPDATES = 4
+"""Of fewer updates no median tells which one is the liar's: with three, one liar and one neighbour make it."""
+MAX_NOISE_RATIO = 16.0
+"""A bank's public noise counts for at most so many times the round's median: nobody earns reach by being tiny."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """An update that was admitted and did not count: SHA-256 of what was signed, its L2 norm and the bound on it."""
+
+    digest: str
+    norm: float
+    bound: float
+
+    def __str__(self) -> str:
+        return f"Expected an update no longer than {self.bound:.6g} in this round, got one of {self.norm:.6g}."
+
+
+def relative_bounds(norms: Mapping[str, float], noise_norms: Mapping[str, float]) -> dict[str, float]:
+    """The norm above which each bank's update is left out; infinity for all below ``LEAST_UPDATES`` updates.
+
+    ``norms`` are the L2 norms of the round's updates by bank, ``noise_norms`` what noise alone makes of them by the
+    banks' public plans (absent: 0, as without privacy). An honest norm is √(noise² + signal²), since the two are as
+    good as orthogonal. The noise differs from bank to bank and is public; the signal is much the same for all, and its
+    square is estimated by the median of norm² - noise² over the round, never below 0. So
+
+        bound(b) = 1.5 · √(noise(b)² + median(max(0, norm² - noise²)))
+
+    With equal plans that is 1.5 times the median norm. A bank with much noise is not measured by banks with little, and
+    a bank that plans with much noise makes no room for another. Its own noise counts for at most ``MAX_NOISE_RATIO``
+    times the median noise.
+
+    The median of an even number is the lower of the two in the middle: if half of the banks lie together, the honest
+    half is left out, the quorum fails and nothing is changed; the upper one, or the mean of both, would let the liars
+    in. Fewer than half can neither raise the bound above what the longest honest update asks for, nor lower it below
+    what the shortest does.
+    """
+    if len(norms) < LEAST_UPDATES:
+        return dict.fromkeys(norms, math.inf)
+    noise = {bank: noise_norms.get(bank, 0.0) for bank in norms}
+    signal = _lower_median([max(0.0, norm**2 - noise[bank] ** 2) for bank, norm in norms.items()])
+    most = MAX_NOISE_RATIO * _lower_median(list(noise.values()))
+    return {bank: RELATIVE_BOUND * math.sqrt(min(noise[bank], most) ** 2 + signal) for bank in norms}
+
+
+def capped_weights(weights: Mapping[str, float], max_share: float) -> dict[str, float]:
+    """``weights`` of those who take part, lowered so that none is more than ``max_share`` of their sum.
+
+    Water-filling: w'(b) = min(w(b), t) with the largest t for which t ≤ max_share · Σ w'. The k largest weights are at
+    the level t = max_share · R / (1 - k · max_share), where R is the sum of the others; k grows until the next weight
+    is not above t. Capping lowers the sum and so raises the next bank's share: hence not one step but as many as it
+    takes. Where nothing exceeds the share, the weights are returned as they are. Where so few take part that somebody
+    must (max_share · n ≤ 1), all count alike; two banks under 0.5 do.
+    """
+    if max_share * len(weights) <= 1:
+        return dict.fromkeys(weights, 1.0)
+    ordered = sorted(weights.values(), reverse=True)
+    level = math.inf
+    for capped in range(len(ordered)):
+        rest, left = math.fsum(ordered[capped + 1 :]), 1 - (capped + 1) * max_share
+        if left <= 0 or ordered[capped] * left <= max_share * rest:
+            break
+        level = max_share * rest / left
+    return {bank: min(weight, level) for bank, weight in weights.items()}
+
+
+def _lower_median(values: list[float]) -> float:
+    return sorted(values)[(len(values) - 1) // 2]
