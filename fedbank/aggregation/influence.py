@@ -5,7 +5,7 @@ bank's share of the average is above a public limit (``capped_weights``). Why: d
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 RELATIVE_BOUND = 1.5
@@ -32,27 +32,25 @@ def relative_bounds(norms: Mapping[str, float], noise_norms: Mapping[str, float]
     """The norm above which each bank's update is left out; infinity for all below ``LEAST_UPDATES`` updates.
 
     ``norms`` are the L2 norms of the round's updates by bank, ``noise_norms`` what noise alone makes of them by the
-    banks' public plans (absent: 0, as without privacy). An honest norm is √(noise² + signal²), since the two are as
-    good as orthogonal. The noise differs from bank to bank and is public; the signal is much the same for all, and its
-    square is estimated by the median of norm² - noise² over the round, never below 0. So
+    banks' public plans (absent: 0, as without privacy):
 
-        bound(b) = 1.5 · √(noise(b)² + median(max(0, norm² - noise²)))
+        bound(b) = 1.5 · max(median norm, noise(b)),  noise(b) at most 16 · median noise
 
-    With equal plans that is 1.5 times the median norm. A bank with much noise is not measured by banks with little, and
-    a bank that plans with much noise makes no room for another. Its own noise counts for at most ``MAX_NOISE_RATIO``
-    times the median noise.
+    So with equal plans nothing but the median counts. Plans differ with a bank's size, though: the noise of 60
+    customers is ten times that of 6000, and public. An honest norm is √(noise² + signal²), as good as orthogonal; the
+    signal is much the same at all banks and no longer than the median norm. Where the noise is longer than that median,
+    the norm is at most √2 times the noise; where it is not, √2 times the median: below 1.5 either way. A bank that
+    plans with much noise makes no room for another, and nobody earns reach without end by declaring a single customer.
 
     The median of an even number is the lower of the two in the middle: if half of the banks lie together, the honest
     half is left out, the quorum fails and nothing is changed; the upper one, or the mean of both, would let the liars
-    in. Fewer than half can neither raise the bound above what the longest honest update asks for, nor lower it below
-    what the shortest does.
+    in. Fewer than half can neither raise it above the longest honest norm, nor lower it below the shortest.
     """
     if len(norms) < LEAST_UPDATES:
         return dict.fromkeys(norms, math.inf)
     noise = {bank: noise_norms.get(bank, 0.0) for bank in norms}
-    signal = _lower_median([max(0.0, norm**2 - noise[bank] ** 2) for bank, norm in norms.items()])
-    most = MAX_NOISE_RATIO * _lower_median(list(noise.values()))
-    return {bank: RELATIVE_BOUND * math.sqrt(min(noise[bank], most) ** 2 + signal) for bank in norms}
+    usual, most = _lower_median(norms.values()), MAX_NOISE_RATIO * _lower_median(noise.values())
+    return {bank: RELATIVE_BOUND * max(usual, min(noise[bank], most)) for bank in norms}
 
 
 def capped_weights(weights: Mapping[str, float], max_share: float) -> dict[str, float]:
@@ -76,5 +74,5 @@ def capped_weights(weights: Mapping[str, float], max_share: float) -> dict[str, 
     return {bank: min(weight, level) for bank, weight in weights.items()}
 
 
-def _lower_median(values: list[float]) -> float:
+def _lower_median(values: Collection[float]) -> float:
     return sorted(values)[(len(values) - 1) // 2]
