@@ -5,7 +5,7 @@ done what was agreed. Updates beyond are refused, never rescaled: rescaling woul
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 _ROUNDING = 1e-6
@@ -52,20 +52,29 @@ def update_norm_bound(
     )
 
 
-def noise_norm(
-    num_parameters: int, num_steps: int, optimizer: str, learning_rate: float, momentum: float, noise: Noise | None
-) -> float:
-    """The L2 norm that noise alone gives an update, to a few per cent: η·(σC/E)·√P·√(Σ_t c_t²).
+def noise_norms(
+    num_parameters: int,
+    num_steps: int,
+    optimizer: str,
+    learning_rate: float,
+    momentum: float,
+    noises: Mapping[str, Noise | None],
+) -> dict[str, float]:
+    """The L2 norm that noise alone gives each bank's update, to a few per cent: η·(σC/E)·√P·√(Σ_t c_t²).
 
     The noise of every step is drawn anew, so its squares add up; c_t is how often a step's gradient counts with
     momentum. 0 without privacy (``None``), and for Adam, which moves every coordinate by about η whatever the noise is:
     there the norms of all banks are alike without it.
     """
-    if optimizer == "adam" or noise is None:
-        return 0.0
     counted = math.sqrt(sum(count * count for count in _counts(num_steps, momentum)))
-    std = noise.noise_multiplier * noise.clip_norm / noise.expected_batch
-    return learning_rate * std * math.sqrt(num_parameters) * counted
+
+    def norm(noise: Noise | None) -> float:
+        if optimizer == "adam" or noise is None:
+            return 0.0
+        std = noise.noise_multiplier * noise.clip_norm / noise.expected_batch
+        return learning_rate * std * math.sqrt(num_parameters) * counted
+
+    return {bank: norm(noise) for bank, noise in noises.items()}
 
 
 def adam_norm_bound(

@@ -197,9 +197,10 @@ class Collector:
         bank = found.update.bank
         seconds = round(max(0.0, arrived - record.began), 3)
         told = found.update.disclosed
-        epsilons = (None, None) if told is None else (told.campaign, told.total)
+        told_campaign, told_total = (None, None) if told is None else (told.campaign, told.total)
         norm = float(f"{found.norm:.9g}")  # the last digits depend on how memory happens to be aligned
-        record = record.accept(bank, Accepted(found.digest, found.key, found.num_bytes, seconds, *epsilons, norm))
+        accepted = Accepted(found.digest, found.key, found.num_bytes, seconds, told_campaign, told_total, norm)
+        record = record.accept(bank, accepted)
         self._board.bank(bank, BankState.SENT)
         self._observer.update_admitted(record.number, bank)
         return record

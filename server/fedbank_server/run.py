@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 
 from fedbank.adapter.export import save_adapter
 from fedbank.adapter.state import AdapterSpec, initial_state
-from fedbank.aggregation.norms import Noise, noise_norm, update_norm_bound
+from fedbank.aggregation.norms import Noise, noise_norms, update_norm_bound
 from fedbank.aggregation.rounds import GlobalState
 from fedbank.aggregation.terms import CampaignTerms
 from fedbank.config import CampaignConfig
@@ -155,25 +155,19 @@ def campaign_terms(prepared: Prepared, accepted: Mapping[str, Acceptance], roste
         deadline=rules.deadline,
         max_attempts=prepared.config.attempts,
         max_update_norm=_norm_bound(proposal, prepared.spec, accepted),
-        noise_norms=_noise_norms(proposal, prepared.spec, accepted),
-        max_share=rules.max_share,
-    )
-
-
-def _noise_norms(proposal: Proposal, spec: AdapterSpec, accepted: Mapping[str, Acceptance]) -> dict[str, float]:
-    """What noise alone makes of each bank's update, from its public plan."""
-    training, plain = proposal.terms.training, proposal.terms.privacy.epsilon is None
-    return {
-        bank: noise_norm(
-            spec.num_trainable(),
+        noise_norms=noise_norms(
+            prepared.spec.num_trainable(),
             training.local_steps,
             training.optimizer,
             training.learning_rate,
             training.momentum,
-            None if plain else _noise(proposal, acceptance),
-        )
-        for bank, acceptance in accepted.items()
-    }
+            {
+                bank: None if proposal.terms.privacy.epsilon is None else _noise(proposal, consent)
+                for bank, consent in accepted.items()
+            },
+        ),
+        max_share=rules.max_share,
+    )
 
 
 def _norm_bound(proposal: Proposal, spec: AdapterSpec, accepted: Mapping[str, Acceptance]) -> float:

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from fedbank.aggregation.influence import capped_weights, relative_bounds
-from fedbank.aggregation.norms import Noise, noise_norm
+from fedbank.aggregation.norms import Noise, noise_norms
 
 H = 1.0
 """The norm of an honest update where all plans are alike; honest norms agree to a few per cent."""
@@ -71,7 +72,7 @@ def test_honest_banks_of_very_different_size_are_never_left_out(sizes: tuple[int
     for parameters in (2_000, 50_000):
         for _ in range(200):
             agreement = rng.uniform(0, 1)
-            norms, noise = {}, {}
+            norms, plans = {}, {}
             for number, size in enumerate(sizes):
                 multiplier, batch = PLANS[size]
                 steps = RATE * CLIP * multiplier / batch * counts
@@ -79,8 +80,8 @@ def test_honest_banks_of_very_different_size_are_never_left_out(sizes: tuple[int
                 along += (steps * rng.normal(size=STEPS)).sum()
                 across = np.sqrt((steps**2).sum() * rng.chisquare(parameters - 1))
                 norms[f"{number}"] = float(math.hypot(along, across))
-                plan = Noise(CLIP, multiplier, batch)
-                noise[f"{number}"] = noise_norm(parameters, STEPS, "sgd", RATE, momentum, plan)
+                plans[f"{number}"] = Noise(CLIP, multiplier, batch)
+            noise = noise_norms(parameters, STEPS, "sgd", RATE, momentum, plans)
             bounds = relative_bounds(norms, noise)
             assert all(norm <= bounds[bank] for bank, norm in norms.items()), (norms, bounds)
 
@@ -103,7 +104,7 @@ def test_nobody_earns_reach_without_end_by_declaring_a_single_customer() -> None
 def test_where_noise_does_not_set_the_length_the_norms_are_compared_as_they_are(
     optimizer: str, noise: Noise | None
 ) -> None:
-    assert noise_norm(1000, 5, optimizer, 0.01, 0.0, noise) == 0.0
+    assert noise_norms(1000, 5, optimizer, 0.01, 0.0, {"bank": noise}) == {"bank": 0.0}
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -112,8 +113,8 @@ def test_the_norm_of_noise_is_that_of_the_noise_that_is_drawn(momentum: float) -
     for _ in range(4):
         velocity = momentum * velocity + rng.normal(0, 2.0 * 0.5, 20_000) / 16
         change = change - 0.1 * velocity
-    expected = noise_norm(20_000, 4, "sgd", 0.1, momentum, Noise(0.5, 2.0, 16.0))
-    assert np.linalg.norm(change) == pytest.approx(expected, rel=0.03)
+    expected = noise_norms(20_000, 4, "sgd", 0.1, momentum, {"bank": Noise(0.5, 2.0, 16.0)})
+    assert np.linalg.norm(change) == pytest.approx(expected["bank"], rel=0.03)
 
 
 SIZES = {
@@ -144,7 +145,7 @@ def test_no_sizes_at_all_give_anybody_more_than_the_limit_and_order_is_kept() ->
         shares = _shares(sizes, most)
         assert max(shares) <= max(most, 1 / count) * (1 + 1e-9)
         ordered = [share for _, share in sorted(zip(sizes.values(), shares, strict=True))]
-        assert all(low <= high * (1 + 1e-9) for low, high in zip(ordered, ordered[1:], strict=False))
+        assert all(low <= high * (1 + 1e-9) for low, high in pairwise(ordered))
 
 
 def test_weights_within_the_limit_are_not_touched() -> None:

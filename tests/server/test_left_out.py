@@ -88,7 +88,9 @@ def test_the_quorum_is_one_of_updates_that_count(make_consortium: Make) -> None:
     """Four of four are in, and three of them count: below a quorum of four nothing changes, and all three are told."""
     c = make_consortium(banks=4, quorum=4, rounds=1, deadline=SOON, max_attempts=2)
     c.banks[LIAR].act = longer(8.0)
-    with pytest.raises(RunError, match=rf"at least 4 of the 4.*got 3 in attempt 2 of 2.*{LIAR} \(left-out since 20.*no"):
+    with pytest.raises(
+        RunError, match=rf"at least 4 of the 4.*got 3 in attempt 2 of 2.*{LIAR} \(left-out since 20.*no"
+    ):
         c.run()
     assert c.store.load(c.terms.adapter) is None
     assert [list(attempt.missing) for attempt in _aborted(c)] == [[LIAR], [LIAR]]
@@ -139,7 +141,9 @@ def test_a_coordinator_that_begins_anew_after_the_decision_comes_to_the_same_end
 def test_a_simulation_in_memory_leaves_out_the_same(make_consortium: Make) -> None:
     c = make_consortium(banks=5, quorum=3, rounds=1, deadline=DeadlineRule())
     c.banks[LIAR].act = longer(8.0)
-    assert c.run(store=CampaignStore(c.folder / "memory", simulated=True)).digest() == adapter_after(c, [sorted(set(c.banks) - {LIAR})])
+    assert c.run(store=CampaignStore(c.folder / "memory", simulated=True)).digest() == adapter_after(
+        c, [sorted(set(c.banks) - {LIAR})]
+    )
 
 
 def test_a_share_is_limited_among_those_who_take_part(make_consortium: Make) -> None:
