@@ -197,10 +197,10 @@ class Collector:
         bank = found.update.bank
         seconds = round(max(0.0, arrived - record.began), 3)
         told = found.update.disclosed
-        told_campaign, told_total = (None, None) if told is None else (told.campaign, told.total)
+        epsilons = (None, None) if told is None else (told.campaign, told.total)
         norm = float(f"{found.norm:.9g}")  # the last digits depend on how memory happens to be aligned
-        accepted = Accepted(found.digest, found.key, found.num_bytes, seconds, told_campaign, told_total, norm)
-        record = record.accept(bank, accepted)
+        accepted = Accepted(found.digest, found.key, found.num_bytes, seconds, *epsilons)
+        record = record.accept(bank, replace(accepted, norm=norm))
         self._board.bank(bank, BankState.SENT)
         self._observer.update_admitted(record.number, bank)
         return record

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
 
 from alliance import Alliance
-from lying_bank import LIES, MALLORY, SIZE, TRUDY
+from lying_updates import LIES, MALLORY, SIZE, TRUDY
 from repeatable_bank import CUSTOMERS, stream_of
 from whole_consortium import WholeConsortium
 
@@ -43,11 +43,11 @@ class Liars:
         alliance = self.alliance
         alliance.start_server()
         for seed, bank in enumerate(alliance.banks):
-            program = str(_HERE / ("repeatable_bank.py" if bank in HONEST else "lying_bank.py"))
+            program = str(_HERE / ("repeatable_bank.py" if bank in HONEST else "lying_updates.py"))
             alliance.start_program(bank, sys.executable, program, str(alliance.home(bank)), str(seed))
         alliance.wait_online(300)  # five models are loaded at once, on machines with two cores
-        alliance.start_campaign(*SETTINGS, "patience_s=10")
-        self.exit_code = alliance.wait_end("campaign", 200)
+        alliance.start_campaign(*SETTINGS)
+        self.exit_code = alliance.wait_end("campaign", 300)
         self.log = (alliance.folder / "campaign.log").read_text()
         self.lines = {int(line["round"]): line for line in alliance.history()}
         self.shown = alliance.run("server", "status", "--dir", str(alliance.coordinator))

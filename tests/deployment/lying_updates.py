@@ -1,4 +1,4 @@
-"""A member that lies: ``python lying_bank.py HOME SEED`` is its process, with code of its own behind its answers.
+"""A member that lies: ``python lying_updates.py HOME SEED`` is its process, with code of its own behind its answers.
 
 The bank ``mallory`` tells the N-th of ``LIES`` in round N; other names lie about their size before the first round. The
 honest banks of the same consortium run the product, unchanged.
