@@ -42,9 +42,10 @@ def relative_bounds(norms: Mapping[str, float], noise_norms: Mapping[str, float]
     the norm is at most √2 times the noise; where it is not, √2 times the median: below 1.5 either way. A bank that
     plans with much noise makes no room for another, and nobody earns reach without end by declaring a single customer.
 
-    The median of an even number is the lower of the two in the middle: if half of the banks lie together, the honest
-    half is left out, the quorum fails and nothing is changed; the upper one, or the mean of both, would let the liars
-    in. Fewer than half can neither raise it above the longest honest norm, nor lower it below the shortest.
+    The median of an even number is the lower of the two in the middle: where half of the banks send long updates
+    together, it is still an honest norm, and the upper one, or the mean of both, would let them in. (Half that send
+    short ones together lower it, but no honest bound below 1.5 times the bank's own noise.) Fewer than half can neither
+    raise it above the longest honest norm, nor lower it below the shortest.
     """
     if len(norms) < LEAST_UPDATES:
         return dict.fromkeys(norms, math.inf)
