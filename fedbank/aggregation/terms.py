@@ -54,7 +54,6 @@ class CampaignTerms:
             raise ConfigError(
                 f"Expected at least one attempt and a positive norm, got {self.max_attempts}, {self.max_update_norm}."
             )
-
         if not all(0 <= norm < math.inf for norm in self.noise_norms.values()):
             raise ConfigError(f"Expected finite norms of the banks' noise, got {dict(self.noise_norms)}.")
         if not 0 < self.max_share <= 1:
