@@ -21,6 +21,10 @@ class Noise:
     noise_multiplier: float
     expected_batch: float
 
+    def std(self) -> float:
+        """Of the noise in a coordinate of one step's gradient."""
+        return self.noise_multiplier * self.clip_norm / self.expected_batch
+
 
 def update_norm_bound(
     num_parameters: int,
@@ -58,23 +62,18 @@ def noise_norms(
     optimizer: str,
     learning_rate: float,
     momentum: float,
-    noises: Mapping[str, Noise | None],
+    stds: Mapping[str, float],
 ) -> dict[str, float]:
-    """The L2 norm that noise alone gives each bank's update, to a few per cent: η·(σC/E)·√P·√(Σ_t c_t²).
+    """The L2 norm that noise alone gives each bank's update, to a few per cent: η·std·√P·√(Σ_t c_t²).
 
+    ``stds`` are those of the noise in a coordinate of one step's gradient, σC/E of the bank's plan; 0 without privacy.
     The noise of every step is drawn anew, so its squares add up; c_t is how often a step's gradient counts with
-    momentum. 0 without privacy (``None``), and for Adam, which moves every coordinate by about η whatever the noise is:
-    there the norms of all banks are alike without it.
+    momentum. 0 for Adam, which moves every coordinate by about η whatever the noise is: there the norms of all banks
+    are alike without it.
     """
     counted = math.sqrt(sum(count * count for count in _counts(num_steps, momentum)))
-
-    def norm(noise: Noise | None) -> float:
-        if optimizer == "adam" or noise is None:
-            return 0.0
-        std = noise.noise_multiplier * noise.clip_norm / noise.expected_batch
-        return learning_rate * std * math.sqrt(num_parameters) * counted
-
-    return {bank: norm(noise) for bank, noise in noises.items()}
+    scale = 0.0 if optimizer == "adam" else learning_rate * math.sqrt(num_parameters) * counted
+    return {bank: scale * std for bank, std in stds.items()}
 
 
 def adam_norm_bound(

@@ -162,7 +162,7 @@ def campaign_terms(prepared: Prepared, accepted: Mapping[str, Acceptance], roste
             training.learning_rate,
             training.momentum,
             {
-                bank: None if proposal.terms.privacy.epsilon is None else _noise(proposal, consent)
+                bank: 0.0 if proposal.terms.privacy.epsilon is None else _noise(proposal, consent).std()
                 for bank, consent in accepted.items()
             },
         ),

@@ -94,7 +94,7 @@ def _noise_norms(config: SimulateConfig, spec: AdapterSpec, members: Mapping[str
         training.optimizer,
         training.learning_rate,
         training.momentum,
-        {name: _noise(plan) if isinstance(plan, PrivacyPlan) else None for name, plan in plans.items()},
+        {name: _noise(plan).std() if isinstance(plan, PrivacyPlan) else 0.0 for name, plan in plans.items()},
     )
 
 
