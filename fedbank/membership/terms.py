@@ -56,8 +56,8 @@ class Terms:
     deadline: DeadlineRule
     base_model_digest: str | None = None
     release_threshold: int | None = None
-    max_share: float = DEFAULT_MAX_SHARE
     plan: PlanTerms = PlanTerms()
+    max_share: float = DEFAULT_MAX_SHARE
 
     @classmethod
     def from_settings(cls, values: Settings) -> "Terms":
@@ -72,8 +72,8 @@ class Terms:
             DeadlineRule(rule.number("factor"), rule.number("floor_s"), rule.number("ceiling_s")),
             values.text("base_model_digest", DIGEST, "64 hex digits") if values.given("base_model_digest") else None,
             values.integer("release_threshold", low=1, high=_MOST_BANKS) if values.given("release_threshold") else None,
-            values.number("max_share", below=_ABOVE_ONE) if values.given("max_share") else DEFAULT_MAX_SHARE,
             _plan(values.section("plan", _PLAN_KEYS)) if values.given("plan") else PlanTerms(),
+            values.number("max_share", below=_ABOVE_ONE) if values.given("max_share") else DEFAULT_MAX_SHARE,
         )
 
     def dumps(self) -> str:

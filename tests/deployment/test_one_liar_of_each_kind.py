@@ -87,6 +87,7 @@ def test_a_size_that_nobody_has_excludes_its_bank_alone(liars: Liars) -> None:
     assert str(SIZE) in liars.log
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("number", range(1, len(LIES) + 1), ids=[lie.name for lie in LIES])
 def test_what_a_lie_does_to_the_adapter(
     liars: Liars, alone: dict[str, Any], number: int, seen: Callable[[str], None]
