@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedbank.adapter.state import AdapterSpec, Tensors
-from fedbank.aggregation.norms import Noise, update_norm_bound
+from fedbank.aggregation.norms import adam_norm_bound, sgd_norm_bound
 from fedbank.aggregation.server_step import ServerStep
 from fedbank.errors import UpdateError
 
@@ -101,13 +101,22 @@ def largest_update(
     and its noise largest. Sampling only lowers the noise that epsilon needs: at q = 1 it is at most that of ρ-zCDP
     (Bun and Steinke 2016, Prop. 1.3): σ² = T/(2ρ) with √ρ = √(L + ε) - √L, L = ln(1/δ), for T steps in the campaign.
     """
+    if optimizer == "adam":
+        return adam_norm_bound(num_parameters, num_steps, learning_rate)
     if epsilon is None or clip_norm is None:
-        noises = None
-    else:
-        tail = -math.log(_LEAST_DELTA if delta is None else delta)
-        root = epsilon / (math.sqrt(tail + epsilon) + math.sqrt(tail))
-        noises = [Noise(clip_norm, max(1.0, 1.01 * math.sqrt(num_steps * rounds / 2) / root), 1.0)]
-    return update_norm_bound(num_parameters, num_steps, optimizer, learning_rate, momentum, noises)
+        return math.inf
+    tail = -math.log(_LEAST_DELTA if delta is None else delta)
+    root = epsilon / (math.sqrt(tail + epsilon) + math.sqrt(tail))
+    noise = max(1.0, 1.01 * math.sqrt(num_steps * rounds / 2) / root)
+    return sgd_norm_bound(
+        num_parameters,
+        num_steps,
+        learning_rate,
+        momentum,
+        clip_norm=clip_norm,
+        noise_multiplier=noise,
+        expected_batch=1.0,
+    )
 
 
 def _server_move(reach: Reach, number: int) -> float:

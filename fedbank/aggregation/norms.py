@@ -45,6 +45,31 @@ def update_norm_bounds(
     return {bank: bound(plan) for bank, plan in plans.items()}
 
 
+def noise_std(plan: PlanNumbers | None) -> float:
+    """Of the noise in a coordinate of one step's gradient: σC/E; 0 without privacy."""
+    return 0.0 if plan is None else plan.noise_multiplier * plan.clip_norm / plan.sampling.expected_batch_size
+
+
+def noise_norms(
+    num_parameters: int,
+    num_steps: int,
+    optimizer: str,
+    learning_rate: float,
+    momentum: float,
+    stds: Mapping[str, float],
+) -> dict[str, float]:
+    """The L2 norm that noise alone gives each bank's update, to a few per cent: η·std·√P·√(Σ_t c_t²).
+
+    ``stds`` are those of each bank's plan (``noise_std``).
+    The noise of every step is drawn anew, so its squares add up; c_t is how often a step's gradient counts with
+    momentum. 0 for Adam, which moves every coordinate by about η whatever the noise is: there the norms of all banks
+    are alike without it.
+    """
+    counted = math.sqrt(sum(count * count for count in _counts(num_steps, momentum)))
+    scale = 0.0 if optimizer == "adam" else learning_rate * math.sqrt(num_parameters) * counted
+    return {bank: scale * std for bank, std in stds.items()}
+
+
 def adam_norm_bound(
     num_parameters: int, num_steps: int, learning_rate: float, beta1: float = 0.9, beta2: float = 0.999
 ) -> float:
@@ -87,5 +112,10 @@ def sgd_norm_bound(
     units = mean + math.sqrt(2 * mean * tail) + tail
     noise = noise_multiplier * (1.001 * math.sqrt(num_parameters) + math.sqrt(2 * tail))
     gradient = clip_norm * (units + noise) / expected_batch
-    counted = sum((1 - momentum**left) / (1 - momentum) for left in range(1, num_steps + 1))
+    counted = sum(_counts(num_steps, momentum))
     return _SLACK * (learning_rate * counted * gradient + _ROUNDING * num_steps * math.sqrt(num_parameters))
+
+
+def _counts(num_steps: int, momentum: float) -> list[float]:
+    """How often the gradient of a step counts in the whole change, by the number of steps that are left."""
+    return [(1 - momentum**left) / (1 - momentum) for left in range(1, num_steps + 1)]

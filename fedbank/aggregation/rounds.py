@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from fedbank.adapter.state import Released, Tensors, digest
 from fedbank.aggregation.admit import Refused
+from fedbank.aggregation.influence import LeftOut, relative_bounds
 from fedbank.aggregation.rules import average, refactor
 from fedbank.aggregation.server_step import StepState, apply_step
 from fedbank.aggregation.terms import CampaignTerms
@@ -69,7 +70,8 @@ class Accepted:
     """An update that counts.
 
     SHA-256 of the signed payload, the signer's key (hexadecimal both), its bytes, and how long after the round began;
-    what its bank disclosed of its ledger (``Disclosure``), ``None`` for what it did not.
+    what its bank disclosed of its ledger (``Disclosure``), ``None`` for what it did not. ``norm`` is the update's L2
+    norm, kept here so that nothing is read twice.
     """
 
     digest: str
@@ -78,6 +80,7 @@ class Accepted:
     seconds: float
     epsilon: float | None = None
     epsilon_total: float | None = None
+    norm: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,8 @@ class Round:
     """One round, all attempts together. Methods return the next state; ``ValueError`` from a phase that has none.
 
     ``began`` is when the first attempt was planned, ``attempt`` counts from 1, ``series`` is the first attempt since
-    the campaign was last continued by a person, ``refusing`` are the banks that are not asked again in this attempt.
+    the campaign was last continued by a person, ``refusing`` are the banks that are not asked again in this attempt,
+    ``left_out`` (from ``aggregate`` on) those whose updates were admitted and do not count.
     Only the first refusals of a round are kept, the rest are counted: nobody can fill the coordinator's disk.
     """
 
@@ -107,6 +111,7 @@ class Round:
     time_allowed_s: float | None = None
     deadline: float | None = None
     accepted: Mapping[str, Accepted] = field(default_factory=dict)
+    left_out: Mapping[str, LeftOut] = field(default_factory=dict)
     refusing: tuple[str, ...] = ()
     refused: tuple[Refused, ...] = ()
     refused_more: int = 0
@@ -154,21 +159,34 @@ class Round:
         self._expect(Phase.COLLECTING)
         return replace(self, accepted={bank: value for bank, value in self.accepted.items() if bank not in banks})
 
-    def decide(self, now: float, needed: int, possible: Collection[str]) -> Decision:
-        """Wait for those of ``possible`` that neither sent nor refused, or stop, with or without a quorum."""
-        self._expect(Phase.COLLECTING)
-        waiting, have = set(possible) - set(self.accepted) - set(self.refusing), len(self.accepted)
-        over = self.deadline is not None and now >= self.deadline
-        if have >= needed and (over or not waiting):
-            return Decision.AGGREGATE
-        if over or have + len(waiting) < needed:
-            return Decision.ABORT
-        return Decision.WAIT
+    def too_long(self, terms: CampaignTerms) -> dict[str, LeftOut]:
+        """Which of the updates that are in would be left out if no other came: a function of their norms alone."""
+        bounds = relative_bounds({bank: found.norm for bank, found in self.accepted.items()}, terms.noise_norms)
+        return {
+            bank: LeftOut(found.digest, found.norm, bounds[bank])
+            for bank, found in sorted(self.accepted.items())
+            if found.norm > bounds[bank]
+        }
 
-    def aggregate(self) -> "Round":
-        """From here on nobody is let in: the result is that of the banks accepted by now."""
+    def decide(self, now: float, needed: int, possible: Collection[str], too_long: Collection[str] = ()) -> Decision:
+        """Wait for those of ``possible`` that neither sent nor refused, or stop, with or without a quorum.
+
+        The quorum is one of updates that count: those of ``too_long`` do not. While others are waited for, which ones
+        these are may change, so that nothing is given up for them.
+        """
         self._expect(Phase.COLLECTING)
-        return replace(self, phase=Phase.AGGREGATING)
+        waiting = set(possible) - set(self.accepted) - set(self.refusing)
+        over = self.deadline is not None and now >= self.deadline
+        if over or not waiting:
+            return Decision.AGGREGATE if len(self.accepted.keys() - set(too_long)) >= needed else Decision.ABORT
+        return Decision.ABORT if len(self.accepted) + len(waiting) < needed else Decision.WAIT
+
+    def aggregate(self, too_long: Mapping[str, LeftOut] | None = None) -> "Round":
+        """From here on nobody is let in: the result is that of the banks accepted by now, without ``too_long``."""
+        self._expect(Phase.COLLECTING)
+        left_out = dict(too_long or {})
+        accepted = {bank: found for bank, found in self.accepted.items() if bank not in left_out}
+        return replace(self, phase=Phase.AGGREGATING, accepted=accepted, left_out=left_out)
 
     def committed(self) -> "Round":
         """The result is on disk."""
@@ -215,13 +233,14 @@ def aggregate(
 ) -> tuple[GlobalState, Tensors]:
     """The next global state and the average change of ``banks``, whose updates ``read`` gets one at a time.
 
-    Weights are the fixed ones of the terms, divided by their sum over the banks that take part. That reveals nothing
+    Weights are those of the terms for exactly these banks (``weights_of``), divided by their sum. That reveals nothing
     beyond who took part, which the coordinator sees anyway, and is post-processing of updates each of which is private
     for itself. (Dividing by the sum over all banks instead would shorten the step whenever one is away.) Banks are
     summed in name order, whatever order they arrived in: the result does not depend on it.
     """
     names = sorted(banks)
-    change = average(map(read, names), [terms.weights[bank] for bank in names])
+    weights = terms.weights_of(names)
+    change = average(map(read, names), [weights[bank] for bank in names])
     adapter, step = apply_step(terms.server_step, state.step, state.adapter, change)
     if terms.rule == "fedsvd":
         adapter, rotations = refactor(terms.adapter, adapter)

@@ -10,7 +10,10 @@ from fedbank.membership.settings import Settings
 DIGEST = r"[0-9a-f]{64}"
 ADDRESS = r"(?:[A-Za-z0-9.-]{1,253}|\[[0-9a-fA-F:.]{2,45}\]):[1-9][0-9]{0,4}"
 _MOST_BANKS = 50
-TERMS = ("quorum", "deadline", "base_model_digest", "release_threshold", "plan")
+_ABOVE_ONE = math.nextafter(1.0, 2.0)
+DEFAULT_MAX_SHARE = 0.5
+"""A bank's share of an average, unless the consortium says otherwise."""
+TERMS = ("quorum", "deadline", "base_model_digest", "release_threshold", "max_share", "plan")
 _DEADLINE_KEYS = ("factor", "floor_s", "ceiling_s")
 _PLAN_KEYS = ("target_epsilon", "delta", "unit")
 
@@ -46,6 +49,7 @@ class Terms:
 
     ``quorum``: updates without which a round changes nothing. ``base_model_digest``: SHA-256 of the one base model,
     ``None``: campaigns choose. ``release_threshold``: banks whose signatures a release needs, ``None``: more than half.
+    ``max_share``: the most that one bank's update counts of an average, above 0 and at most 1.
     """
 
     quorum: int
@@ -53,6 +57,7 @@ class Terms:
     base_model_digest: str | None = None
     release_threshold: int | None = None
     plan: PlanTerms = PlanTerms()
+    max_share: float = DEFAULT_MAX_SHARE
 
     @classmethod
     def from_settings(cls, values: Settings) -> "Terms":
@@ -68,11 +73,15 @@ class Terms:
             values.text("base_model_digest", DIGEST, "64 hex digits") if values.given("base_model_digest") else None,
             values.integer("release_threshold", low=1, high=_MOST_BANKS) if values.given("release_threshold") else None,
             _plan(values.section("plan", _PLAN_KEYS)) if values.given("plan") else PlanTerms(),
+            values.number("max_share", below=_ABOVE_ONE) if values.given("max_share") else DEFAULT_MAX_SHARE,
         )
 
     def dumps(self) -> str:
-        """JSON under the names of consortium.yaml."""
-        return json.dumps(asdict(self), allow_nan=False)
+        """JSON under the names of consortium.yaml; the usual ``max_share`` is not named, as it never was before."""
+        values = asdict(self)
+        if self.max_share == DEFAULT_MAX_SHARE:
+            del values["max_share"]
+        return json.dumps(values, allow_nan=False)
 
     @classmethod
     def loads(cls, content: bytes, where: str) -> "Terms":

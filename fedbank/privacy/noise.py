@@ -99,8 +99,8 @@ def add_gaussian(
 ) -> tuple[Tensor, ...]:
     """Exact ``sums`` plus N(0, std²) in every coordinate, rounded to multiples of ``grid``; fp32.
 
-    ``sums`` are int64 in steps of ``step``. One draw for all tensors together, in their order; the stream counts it. The
-    noise is rounded to whole steps and added in integers: that is the exact sum with continuous noise, rounded
+    ``sums`` are int64 in steps of ``step``. One draw for all tensors together, in their order; the stream counts it.
+    The noise is rounded to whole steps and added in integers: that is the exact sum with continuous noise, rounded
     afterwards, since rounding down commutes with adding an integer. So both roundings are public post-processing, which
     hides the floating-point pattern of the noise (Mironov 2012, doi:10.1145/2382196.2382264).
     """

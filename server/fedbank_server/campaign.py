@@ -172,9 +172,10 @@ class Campaign:
         self._observer.round_aborted(record)
         missing = "; ".join(f"{bank} ({why})" for bank, why in sorted(record.aborted[-1].missing.items()))
         needed = self._terms.needed(sum(self._keys.find_key(bank) is not None for bank in self._terms.weights))
+        counted = len(record.accepted.keys() - record.aborted[-1].missing.keys())
         problem = (
             f"Expected updates of at least {needed} of the {len(self._terms.weights)} banks to round {record.number}, "
-            f"got {len(record.accepted)} in attempt {record.retries + 1} of {self._terms.max_attempts}. "
+            f"got {counted} in attempt {record.retries + 1} of {self._terms.max_attempts}. "
             f"Missing: {missing}. The global adapter is unchanged."
         )
         self._board.error(problem)

@@ -4,7 +4,7 @@ An update is stored before it counts. A bank whose update is stored is not asked
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from flwr.app import Message
@@ -14,6 +14,7 @@ from fedbank.adapter.heads import CallNote
 from fedbank.adapter.update import COORDINATOR, LATER_CODE, PAYLOAD, RECORD, REFUSED_CODE, REQUEST, RoundCall
 from fedbank.aggregation.admit import Admitted, Expected, Refused, admit
 from fedbank.aggregation.deadline import time_allowed
+from fedbank.aggregation.influence import LeftOut
 from fedbank.aggregation.rounds import Accepted, Decision, GlobalState, Round
 from fedbank.aggregation.terms import CampaignTerms
 from fedbank.errors import RunError
@@ -83,9 +84,10 @@ class Collector:
                 self._board.publish(record, state, needed)
             record = self._lenient(self._measured(record, needed), now, now - looked_at)
             record = self._patient(record, now, needed, active)
-            decision = record.decide(now, needed, active)
+            too_long = record.too_long(self._terms)
+            decision = record.decide(now, needed, active, too_long)
             if decision is not Decision.WAIT:
-                return self._decided(record, decision, now)
+                return self._decided(record, decision, now, too_long)
             self._give_up_without_deadline(record, now - began)
             if not answers:
                 time.sleep(self._timing.poll_interval_s)
@@ -101,12 +103,16 @@ class Collector:
         """Whether nobody is waited for before banks are asked: one call reaches them all then."""
         return all(self._nodes.seat(bank) for bank in self._active() - record.accepted.keys())
 
-    def _decided(self, record: Round, decision: Decision, now: float) -> Round:
+    def _decided(self, record: Round, decision: Decision, now: float, too_long: Mapping[str, LeftOut]) -> Round:
+        for bank, found in too_long.items():
+            self._board.bank(bank, BankState.LEFT_OUT, str(found))
+            self._board.error(f"{bank}: {found}")
+            self._observer.left_out(record.number, bank, found)
         if decision is Decision.AGGREGATE:
-            record = record.aggregate()
+            record = record.aggregate(too_long)
         else:
-            missing = {bank: self._why_missing(bank) for bank in self._terms.weights if bank not in record.accepted}
-            record = record.abort(now, missing)
+            absent = self._terms.weights.keys() - (record.accepted.keys() - too_long.keys())
+            record = record.abort(now, {bank: self._why_missing(bank) for bank in sorted(absent)})
         self._rounds.save(record)
         return record
 
@@ -202,7 +208,9 @@ class Collector:
         seconds = round(max(0.0, arrived - record.began), 3)
         told = found.update.disclosed
         epsilons = (None, None) if told is None else (told.campaign, told.total)
-        record = record.accept(bank, Accepted(found.digest, found.key, found.num_bytes, seconds, *epsilons))
+        norm = float(f"{found.norm:.9g}")  # the last digits depend on how memory happens to be aligned
+        accepted = Accepted(found.digest, found.key, found.num_bytes, seconds, *epsilons)
+        record = record.accept(bank, replace(accepted, norm=norm))
         self._nodes.charged(bank, found.update.head)
         self._board.bank(bank, BankState.SENT)
         self._observer.update_admitted(record.number, bank)

@@ -48,6 +48,10 @@ base_model_digest: null
 # Banks whose signatures a release needs; null: more than half of them.
 release_threshold: null
 
+# The most that one bank's update counts of a round's average, above 0 and at most 1, whatever size it declares.
+# Where too few banks take part for that (two of them at 0.5), all count alike.
+max_share: 0.5
+
 # Privacy that campaigns aim at unless they say otherwise. Every bank's own policy wins over it.
 plan:
   # target_epsilon: 8.0

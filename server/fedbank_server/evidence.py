@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 from fedbank.aggregation.admit import Refused
+from fedbank.aggregation.influence import LeftOut
 from fedbank.aggregation.rounds import Round
 from fedbank.evidence.log import EvidenceLog
 from fedbank_server.history import CommittedLine
@@ -34,6 +35,12 @@ class EvidenceObserver(Observer):
         """A bank's acceptance does not count."""
         self._log.append("acceptance-refused", self._campaign, f"{refused.bank}: {refused.reason}", "coordinator")
         self._say(f"{refused.bank} is excluded: {refused.reason}")
+
+    def left_out(self, round_number: int, bank: str, found: LeftOut) -> None:
+        """An update was much longer than the round's others."""
+        result = f"round {round_number}, {bank}: {found}"
+        self._log.append("update-left-out", self._campaign, result, "coordinator")
+        self._say(f"Left out, {result}")
 
     def round_committed(self, committed: CommittedRound) -> None:
         """A round is on disk."""

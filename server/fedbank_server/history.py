@@ -5,7 +5,7 @@ While the updates of a round are kept, whoever has them can compute its aggregat
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from fedbank_server.round_store import RoundStore
 from fedbank_server.writing import writing
 
 _TYPES = {"round": int, "attempt": int, "base": str, "adapter": str, "change": str, "began": str, "committed": str}
-_PARTS = {"accepted": dict, "refused": list, "refused_more": int, "missing": list, "aborted": list}
+_PARTS = {"accepted": dict, "left_out": dict, "refused": list, "refused_more": int, "missing": list, "aborted": list}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,9 @@ class CommittedLine:
     """A committed round: ``base`` and ``adapter`` are the adapter's digests before and after, ``change`` the average's.
 
     ``accepted``: per bank the digest of its signed update, the key that signed it, its bytes, its seconds since the
-    round began and its weight. ``refused``: what was not used, by which check and why. ``aborted``: attempts before.
-    Times are UTC (ISO 8601).
+    round began, its norm and its weight in this round. ``left_out``: per bank an update that was admitted and did not
+    count, its digest, its norm and the bound that it exceeded. ``refused``: what was not used, by which check and why.
+    ``missing``: no update was admitted. ``aborted``: attempts before. Times are UTC (ISO 8601).
     """
 
     round: int
@@ -47,11 +48,13 @@ class CommittedLine:
     refused_more: int
     missing: list[str]
     aborted: list[Mapping[str, Any]]
+    left_out: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, terms: CampaignTerms, record: Round, adapter: str, change: str, now: float) -> "CommittedLine":
         """The line of a round that is on disk."""
-        accepted = {bank: {**asdict(value), "weight": terms.weights[bank]} for bank, value in record.accepted.items()}
+        weights = terms.weights_of(record.accepted)
+        accepted = {bank: {**asdict(value), "weight": weights[bank]} for bank, value in record.accepted.items()}
         return cls(
             record.number,
             record.attempt,
@@ -63,8 +66,9 @@ class CommittedLine:
             dict(sorted(accepted.items())),
             [asdict(refused) for refused in record.refused],
             record.refused_more,
-            sorted(terms.weights.keys() - record.accepted.keys()),
+            sorted(terms.weights.keys() - record.accepted.keys() - record.left_out.keys()),
             [{**asdict(aborted), "at": iso(aborted.at)} for aborted in record.aborted],
+            {bank: asdict(value) for bank, value in sorted(record.left_out.items())},
         )
 
 
@@ -109,7 +113,7 @@ class History:
 
     def _parse(self, number: int, line: bytes) -> CommittedLine:
         try:
-            fields = json.loads(line)
+            fields = {"left_out": {}} | json.loads(line)  # a round before anything could be left out
             wrong = [name for name, kind in {**_TYPES, **_PARTS}.items() if type(fields[name]) is not kind]
             if wrong:
                 raise TypeError(f"{wrong[0]} is of another type")
@@ -131,7 +135,8 @@ def recompute(terms: CampaignTerms, line: CommittedLine, rounds: RoundStore) -> 
         return read_update(terms, rounds, line.round, bank, line.accepted[bank]["key"], line.accepted[bank]["digest"])
 
     banks = sorted(line.accepted)
-    return digest(average(map(read, banks), [terms.weights[bank] for bank in banks]))
+    weights = terms.weights_of(banks)
+    return digest(average(map(read, banks), [weights[bank] for bank in banks]))
 
 
 def read_update(

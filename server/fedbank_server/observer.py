@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from fedbank.aggregation.admit import Refused
+from fedbank.aggregation.influence import LeftOut
 from fedbank.aggregation.rounds import GlobalState, Round
 from fedbank_server.history import CommittedLine
 from fedbank_server.snapshot import CampaignStatus
@@ -50,6 +51,9 @@ class Observer:
 
     def excluded(self, refused: Refused) -> None:
         """A bank does not take part: the acceptance that it signed says something else than it has to."""
+
+    def left_out(self, round_number: int, bank: str, found: LeftOut) -> None:
+        """An admitted update does not count. Told before that is on disk: after a crash in between, once more."""
 
     def round_committed(self, committed: CommittedRound) -> None:
         """A round was committed and is already on disk."""

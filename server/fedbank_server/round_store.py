@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote
 from fedbank.adapter.state import Released
 from fedbank.adapter.update import Update
 from fedbank.aggregation.admit import Refused
+from fedbank.aggregation.influence import LeftOut
 from fedbank.aggregation.rounds import Aborted, Accepted, Phase, Round
 from fedbank.durable import write_atomic
 from fedbank.errors import RunError
@@ -142,6 +143,7 @@ class VolatileRoundStore(RoundStore):
 def _round(fields: dict[str, Any]) -> Round:
     fields["phase"] = Phase(fields["phase"])
     fields["accepted"] = {bank: Accepted(**value) for bank, value in fields["accepted"].items()}
+    fields["left_out"] = {bank: LeftOut(**value) for bank, value in fields.get("left_out", {}).items()}
     fields["refusing"] = tuple(fields["refusing"])
     fields["refused"] = tuple(Refused(**value) for value in fields["refused"])
     fields["aborted"] = tuple(Aborted(**value) for value in fields["aborted"])

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 
 from fedbank.adapter.export import save_adapter
 from fedbank.adapter.state import AdapterSpec, initial_state
-from fedbank.aggregation.norms import update_norm_bounds
+from fedbank.aggregation.norms import noise_norms, noise_std, update_norm_bounds
 from fedbank.aggregation.rounds import GlobalState
 from fedbank.aggregation.terms import CampaignTerms
 from fedbank.config import CampaignConfig
@@ -120,6 +120,13 @@ def campaign_terms(prepared: Prepared, accepted: Mapping[str, Consent], roster_d
     proposal, rules = prepared.proposal, prepared.consortium.terms
     training = proposal.terms.training
     declared = proposal.terms.aggregation.weights == "declared"
+    training_numbers = (
+        prepared.spec.num_trainable(),
+        training.local_steps,
+        training.optimizer,
+        training.learning_rate,
+        training.momentum,
+    )
     return CampaignTerms(
         proposal.campaign,
         prepared.spec,
@@ -134,14 +141,9 @@ def campaign_terms(prepared: Prepared, accepted: Mapping[str, Consent], roster_d
         quorum=min(rules.quorum, len(accepted)),
         deadline=rules.deadline,
         max_attempts=prepared.config.attempts,
-        norm_bounds=update_norm_bounds(
-            prepared.spec.num_trainable(),
-            training.local_steps,
-            training.optimizer,
-            training.learning_rate,
-            training.momentum,
-            {bank: found.plan for bank, found in accepted.items()},
-        ),
+        norm_bounds=update_norm_bounds(*training_numbers, {bank: found.plan for bank, found in accepted.items()}),
+        noise_norms=noise_norms(*training_numbers, {bank: noise_std(found.plan) for bank, found in accepted.items()}),
+        max_share=rules.max_share,
     )
 
 

@@ -17,9 +17,10 @@ class BankState(StrEnum):
     """What the coordinator knows of a bank in the current round.
 
     idle: there, nothing asked. asked: has the request, its update is not here. sent: its update counts. late: sent
-    after its round was committed. refused: it refused, or what it sent was refused. offline: no node of it is there.
-    waiting: it trains at other hours, and is asked again then. revoked: no longer a member. excluded: it takes no part,
-    what it accepted is not what was proposed.
+    after its round was committed. refused: it refused, or what it sent was refused. left-out: its update was admitted,
+    and was much longer than those of the others. offline: no node of it is there. waiting: it trains at other hours,
+    and is asked again then. revoked: no longer a member. excluded: it takes no part, what it accepted is not what was
+    proposed.
     """
 
     IDLE = "idle"
@@ -28,6 +29,7 @@ class BankState(StrEnum):
     SENT = "sent"
     LATE = "late"
     REFUSED = "refused"
+    LEFT_OUT = "left-out"
     OFFLINE = "offline"
     REVOKED = "revoked"
     EXCLUDED = "excluded"
@@ -35,7 +37,7 @@ class BankState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BankStatus:
-    """One bank: its state, since when (UTC, ISO 8601), and why if it was refused or is late."""
+    """One bank: its state, since when (UTC, ISO 8601), and why if it was refused, left out or is late."""
 
     state: BankState
     since: str

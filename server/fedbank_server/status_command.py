@@ -23,6 +23,7 @@ _STYLES = {
     "late": "yellow",
     "offline": "yellow",
     "refused": "red",
+    "left-out": "red",
     "revoked": "red",
     "excluded": "red",
 }
@@ -33,11 +34,11 @@ def status_command(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="fedbank server status",
         description="The round, each bank's state, what banks disclosed of their privacy, the next deadline, the last "
-        "error. States: idle, training (has the request), waiting (for its hours), sent, late, refused, offline, "
-        "revoked, excluded (what it accepted is not what was proposed; the note says why). Steps and ends are "
-        "expected, from the times of earlier rounds: how far a bank really is, only it knows. Epsilon: what the bank's "
-        "ledger has spent in this campaign, of what it agreed to; in brackets over all campaigns; each if its policy "
-        "tells it.",
+        "error. States: idle, training (has the request), waiting (for its hours), sent, late, refused, left-out (much "
+        "longer than the others' updates), offline, revoked, excluded (what it accepted is not what was proposed; the "
+        "note says why). Steps and ends are expected, from the times of earlier rounds: how far a bank really is, only "
+        "it knows. Epsilon: what the bank's ledger has spent in this campaign, of what it agreed to; in brackets over "
+        "all campaigns; each if its policy tells it.",
     )
     add_folder(parser)
     add_json(parser)

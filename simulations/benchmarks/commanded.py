@@ -38,13 +38,17 @@ class Commanded:
         text = re.sub(r"private: \S+", f'private: "127.0.0.1:{free_port()}"', settings.read_text())
         settings.write_text(re.sub(r"(?m)^quorum: .*$", f"quorum: {quorum}", text))
         for bank in self.banks:
-            invitation, package, home = self.folder / f"{bank}.inv", self.folder / f"{bank}.pkg", self.home(bank)
-            self.run("server", "invite", "--dir", str(self.coordinator), "--bank", bank, "-o", str(invitation))
-            self.run("client", "init", str(home), "--bank", bank, "--invitation", str(invitation))
-            request = str(home / "request.json")
-            self.run("server", "admit", "--dir", str(self.coordinator), request, "-o", str(package))
-            self.run("client", "join", "--dir", str(home), str(package))
-            self.allow(bank)
+            self.admit(bank)
+
+    def admit(self, bank: str) -> None:
+        """A member by the usual commands, with a policy that allows the tiny model's campaigns."""
+        invitation, package, home = self.folder / f"{bank}.inv", self.folder / f"{bank}.pkg", self.home(bank)
+        self.run("server", "invite", "--dir", str(self.coordinator), "--bank", bank, "-o", str(invitation))
+        self.run("client", "init", str(home), "--bank", bank, "--invitation", str(invitation))
+        request = str(home / "request.json")
+        self.run("server", "admit", "--dir", str(self.coordinator), request, "-o", str(package))
+        self.run("client", "join", "--dir", str(home), str(package))
+        self.allow(bank)
 
     def home(self, bank: str) -> Path:
         """The bank's folder."""
@@ -73,9 +77,13 @@ class Commanded:
 
     def start(self, name: str, *words: str) -> None:
         """A command that stays; its output is in NAME.log."""
+        self.start_program(name, *command(*words))
+
+    def start_program(self, name: str, *words: str) -> None:
+        """Another program in the place of such a command."""
         with (self.folder / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                command(*words), stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"}
+                words, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"}
             )
 
     def start_server(self) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from fedbank.adapter.state import AdapterSpec
-from fedbank.aggregation.norms import update_norm_bounds
+from fedbank.aggregation.norms import noise_norms, noise_std, update_norm_bounds
 from fedbank.aggregation.terms import CampaignTerms
 from fedbank.config import SimulateConfig
 from fedbank.data.encode import EncodedUnits
@@ -81,6 +81,20 @@ def make_terms(
         {name: float(declared_size(member.data.num_units)) if declared else 1.0 for name, member in members.items()},
         {name: member.plan.digest() for name, member in members.items()},
         norm_bounds=_norm_bounds(config, spec, members),
+        noise_norms=_noise_norms(config, spec, members),
+    )
+
+
+def _noise_norms(config: SimulateConfig, spec: AdapterSpec, members: Mapping[str, Member]) -> dict[str, float]:
+    """What noise alone makes of each bank's update."""
+    training, plans = config.training, {name: member.plan for name, member in members.items()}
+    return noise_norms(
+        spec.num_trainable(),
+        training.local_steps,
+        training.optimizer,
+        training.learning_rate,
+        training.momentum,
+        {name: noise_std(plan if isinstance(plan, PrivacyPlan) else None) for name, plan in plans.items()},
     )
 
 

@@ -18,7 +18,7 @@ from fedbank.aggregation.adapter_bounds import (
     largest_update,
     product_norm,
 )
-from fedbank.aggregation.norms import Noise, update_norm_bound
+from fedbank.aggregation.norms import update_norm_bounds
 from fedbank.aggregation.rounds import GlobalState, aggregate
 from fedbank.aggregation.rules import RULES
 from fedbank.aggregation.server_step import ServerStep
@@ -113,9 +113,8 @@ def test_no_banks_plan_allows_a_longer_update(numbers: dict[str, Any], customers
     steps = numbers["num_steps"] * numbers["rounds"]
     sampling = Sampling.for_population(customers, 32, 1, steps)
     plan = PrivacyPlan.calibrate(numbers["epsilon"], numbers["delta"], sampling, numbers["clip_norm"], customers)
-    noise = Noise(plan.clip_norm, plan.noise_multiplier, plan.sampling.expected_batch_size)
     named = ("num_parameters", "num_steps", "optimizer", "learning_rate", "momentum")
-    longest = update_norm_bound(*(numbers[name] for name in named), [noise])
+    longest = update_norm_bounds(*(numbers[name] for name in named), {"bank": plan})["bank"]
     assert longest <= largest_update(**numbers)
 
 

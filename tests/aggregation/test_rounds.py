@@ -23,7 +23,7 @@ A, B, C = WEIGHTS
 @pytest.fixture
 def terms(small_spec: AdapterSpec) -> CampaignTerms:
     plans = {bank: f"plan-{bank}" for bank in WEIGHTS}
-    return CampaignTerms("spring", small_spec, "fedsvd", ServerStep("momentum"), 4, 5, WEIGHTS, plans)
+    return CampaignTerms("spring", small_spec, "fedsvd", ServerStep("momentum"), 4, 5, WEIGHTS, plans, max_share=1.0)
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 """A consortium with everything but processes and sockets: real folders, keys, desks, ledgers, evidence, campaigns."""
 
 import re
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from fedbank.evidence.log import EVIDENCE, EvidenceLog
 from fedbank.evidence.origin import origin
 from fedbank.membership.documents import Invitation
 from fedbank.model.folder import base_digest, tiny_folder
+from fedbank.privacy.noise import RandomStream
 from fedbank.sealing.keys import SigningKey
 from fedbank_client.desk import Desk
 from fedbank_client.enrolment import enrol, join
@@ -33,9 +36,16 @@ NAME = "Whole Consortium"
 class WholeConsortium:
     """``coordinator`` and ``banks`` are folders; the invitations' files lie beside them."""
 
-    def __init__(self, folder: Path, banks: tuple[str, ...] = ("bank-a", "bank-b"), customers: int = 80) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        banks: tuple[str, ...] = ("bank-a", "bank-b"),
+        customers: int = 80,
+        streams: Callable[[int, str, int], RandomStream] | None = None,
+    ) -> None:
+        """``streams`` makes a round's randomness of the bank's seed, its name and the round; without, it is secure."""
         self.coordinator, now = folder / "coordinator", datetime.now(UTC)
-        self.customers = customers
+        self.customers, self._streams = customers, streams
         create_consortium(self.coordinator, NAME, now, hosts=("127.0.0.1",), port=9443, passphrase=None)
         self.homes = {bank: self._join(folder, bank, now) for bank in banks}
 
@@ -87,4 +97,6 @@ class WholeConsortium:
         def note(action: str, about: str, result: str) -> None:
             evidence.append(action, about, result, home.bank)
 
-        return Desk(home, config, load_resources(config, lambda text: None), note)
+        make = self._streams
+        stream = None if make is None else partial(make, seed, home.bank)
+        return Desk(home, config, load_resources(config, lambda text: None), note, stream_for_round=stream)

@@ -182,6 +182,13 @@ def test_terms_survive_being_written() -> None:
     assert Terms.loads(terms.dumps().encode(), "here") == terms
 
 
+def test_a_share_of_its_own_reaches_the_members_and_the_usual_one_is_not_named() -> None:
+    """Members whose version does not know it can still join where nobody has changed it."""
+    usual, own = Terms(3, DeadlineRule()), Terms(3, DeadlineRule(), max_share=0.25)
+    assert "max_share" not in usual.dumps() and usual.max_share == 0.5
+    assert Terms.loads(own.dumps().encode(), "here").max_share == 0.25
+
+
 def test_a_folder_is_found_or_the_way_to_make_one_is_told(
     tmp_path: Path, coordinator: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

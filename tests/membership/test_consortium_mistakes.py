@@ -191,6 +191,8 @@ def test_a_consortium_that_cannot_be_is_not_founded(
         ("quorum: true", "quorum"),
         ("base_model_digest: abc", "base_model_digest"),
         ("release_threshold: 1.5", "release_threshold"),
+        ("max_share: 0", "max_share"),
+        ("max_share: 1.01", "max_share"),
         ("addresses: []", "addresses"),
         ("addresses: [localhost]", "addresses"),
         ("quorrum: 2", "Did you mean quorum"),

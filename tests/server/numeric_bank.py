@@ -42,10 +42,10 @@ def key_of(name: str) -> SigningKey:
 
 
 def numeric_terms(banks: int = 3, rounds: int = 3, **options: object) -> CampaignTerms:
-    """Terms of a campaign of banks ``bank-1`` ... with different weights."""
+    """Terms of a campaign of banks ``bank-1`` ... with different weights, without a limit on a bank's share."""
     names = [f"bank-{number}" for number in range(1, banks + 1)]
     spec = options.pop("adapter", None) or numeric_spec()
-    fields: dict[str, object] = {"consortium": "test", "roster_digest": "f" * 64, **options}
+    fields: dict[str, object] = {"consortium": "test", "roster_digest": "f" * 64, "max_share": 1.0, **options}
     return CampaignTerms(
         "spring",
         spec,  # type: ignore[arg-type]

@@ -5,12 +5,16 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from grid_consortium import GridConsortium
 
+from fedbank.adapter.state import Released
+from fedbank.adapter.update import Update
 from fedbank_server.history import recompute
 
 ROUNDS = 2
@@ -104,6 +108,45 @@ def test_killed_at_every_write_the_campaign_goes_on(tmp_path: Path, seen: Callab
             break
     assert kills > 60
     seen(f"{kills} kills, one at every write: every round committed once, no bank asked twice or charged twice")
+
+
+@pytest.mark.slow
+@pytest.mark.fault(3)
+def test_killed_at_every_write_the_same_update_is_left_out(tmp_path: Path, seen: Callable[..., None]) -> None:
+    """One of four sends an update eight times as long as its own would be."""
+
+    def made(name: str) -> GridConsortium:
+        c = GridConsortium(tmp_path / name, banks=4, quorum=3, rounds=1)
+        c.banks["bank-4"].act = _eightfold
+        return c
+
+    whole, kills = made("whole"), 0
+    assert _in_a_process(whole.run) == 0
+    (expected,) = whole.store.history.lines()
+    assert list(expected.left_out) == ["bank-4"]
+    for at in range(1, 1000):
+        c = made(str(at))
+
+        def run_until(at: int = at, c: GridConsortium = c) -> None:
+            _dying(at)
+            c.run()
+
+        status = _in_a_process(run_until)
+        assert status in (0, -signal.SIGKILL), status
+        assert _in_a_process(c.run) == 0
+        (line,) = c.store.history.lines()
+        assert (line.left_out, line.adapter) == (expected.left_out, expected.adapter), at
+        assert recompute(c.terms, line, c.store.rounds) == line.change == expected.change
+        kills += status != 0
+        if status == 0:
+            break
+    assert kills > 30
+    seen(f"{kills} kills with a liar among the banks: the same update was left out every time")
+
+
+def _eightfold(update: Update) -> Update:
+    tensors = {name: np.float32(8) * tensor for name, tensor in update.tensors.items()}
+    return replace(update, tensors=Released(tensors))
 
 
 @pytest.mark.slow

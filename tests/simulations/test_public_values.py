@@ -1,5 +1,6 @@
 """What a bank computes from its customers before any noise stays inside, or is public by agreement."""
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -34,6 +35,21 @@ def test_customers_do_not_show_in_the_first_adapter_nor_in_the_terms() -> None:
 
     one, other = public(["banks=3", "seed=0"]), public(["banks=3", "seed=0", "data.customers=700"])
     assert one == other
+
+
+@pytest.mark.parametrize("privacy", ["customer", "off"])
+def test_a_simulation_knows_the_noise_of_every_bank_and_limits_shares_as_a_deployment_does(privacy: str) -> None:
+    home = _home("banks=3", f"privacy={privacy}")
+    members = home.members(FEDERATED)
+    terms = make_terms(FEDERATED, home.config, home.model.spec, members)
+    training, expected = home.config.training, dict.fromkeys(members, 0.0)
+    for name, member in members.items():
+        if isinstance(member.plan, PrivacyPlan):
+            std = member.plan.noise_multiplier * member.plan.clip_norm / member.plan.sampling.expected_batch_size
+            size = home.model.spec.num_trainable() * training.local_steps
+            expected[name] = training.learning_rate * std * math.sqrt(size)
+    assert training.momentum == 0 and training.optimizer == "sgd"
+    assert (terms.noise_norms, terms.max_share) == (pytest.approx(expected), 0.5)
 
 
 def test_that_every_bank_takes_part_in_every_round_is_no_amplification() -> None:
