@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from fedbank.cli import EXIT_OK, EXIT_USER_ERROR, dispatch
-from fedbank.command_line import add_folder, add_json, now, print_json, say
+from fedbank.command_line import add_folder, add_json, now, plain_console, print_json, say
 from fedbank.durable import write_atomic
 from fedbank.errors import RunError
 from fedbank.evidence.log import EVIDENCE, EvidenceLog
@@ -156,7 +156,6 @@ def releases_command(words: Sequence[str]) -> int:
             }
         )
         return EXIT_OK
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title="Releases here")
@@ -166,7 +165,7 @@ def releases_command(words: Sequence[str]) -> int:
         is_adopted = adopted is not None and adopted.release == release
         state = f"adopted since {adopted.since[:16]}" if adopted is not None and is_adopted else ""
         table.add_row(release, state, str(releases.of(release) / "adapter"))
-    Console().print(table, markup=False)
+    plain_console().print(table)
     return EXIT_OK
 
 
