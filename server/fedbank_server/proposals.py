@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 
 from fedbank.adapter.update import COORDINATOR
 from fedbank.errors import RunError, UpdateError
+from fedbank.foreign import printable
 from fedbank.proposal import ACCEPTANCE, MAX_BYTES, PROPOSAL, Acceptance, Proposal, pack
 from fedbank.sealing.envelope import open_sealed, seal
 from fedbank.sealing.keys import SigningKey
@@ -19,6 +20,7 @@ from fedbank.sealing.roster import Roster
 from fedbank_server.asking import ask_all
 
 MESSAGE_TYPE = "query.propose"
+_MAX_REFUSAL = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class Invited:
 
 @dataclass(slots=True)
 class Answers:
-    """Who accepted, and what others said; ``refusals`` are texts without a name, since a refusal is not signed."""
+    """Who accepted, and what others said. A refusal is not signed: it has the name that its node's key has."""
 
     accepted: dict[str, Acceptance] = field(default_factory=dict)
     refusals: list[str] = field(default_factory=list)
@@ -68,14 +70,14 @@ def gather(grid: Grid, invited: Invited, wanted: set[str], patience_s: float, st
     """Propose to every node that is or comes online, until all ``wanted`` banks accepted or the time is over."""
     answers = Answers()
 
-    def take(content: bytes | None, refusal: str) -> bool:
+    def take(content: bytes | None, refusal: str, who: str) -> bool:
         try:
             if content is None:
                 raise UpdateError(refusal)
             acceptance = invited.read(content)
             answers.accepted[acceptance.bank] = acceptance
         except UpdateError as error:
-            answers.refusals.append(str(error)[:200])
+            answers.refusals.append(printable(f"{who}: {error}", _MAX_REFUSAL))
         return wanted <= answers.accepted.keys()
 
     ask_all(grid, MESSAGE_TYPE, invited.message(), take, patience_s, stop)
