@@ -72,20 +72,22 @@ def _bounded(text: str) -> int:
 
 def _check(value: object) -> None:
     """Every text can be written, and nothing lies deeper than ``MAX_DEPTH``; without recursion of its own."""
-    level: list[object] = [value]
-    for _ in range(MAX_DEPTH + 1):
-        inner: list[object] = []
+    level, depth = [value], 0
+    while level:
+        containers: list[dict[str, object] | list[object]] = []
         for found in level:
             if isinstance(found, str):
                 _check_text(found)
-            elif isinstance(found, dict):
-                inner += [*found, *found.values()]
-            elif isinstance(found, list):
-                inner += found
-        level = inner
-        if not level:
-            return
-    raise ValueError("it is nested too deep")
+            elif isinstance(found, dict | list):
+                containers.append(found)
+        if containers and depth == MAX_DEPTH:
+            raise ValueError("it is nested too deep")
+        depth += 1
+        level = [part for found in containers for part in _parts(found)]
+
+
+def _parts(container: dict[str, object] | list[object]) -> list[object]:
+    return [*container, *container.values()] if isinstance(container, dict) else container
 
 
 def _check_text(text: str) -> None:

@@ -31,6 +31,7 @@ from fedbank_client.home import Home, read_home
 from fedbank_client.resident import bank_app
 from fedbank_server.authority import create_consortium, load_authority
 from fedbank_server.consortium import Files
+from fedbank_server.flower_hooks import set_identity
 from fedbank_server.invitations import invite
 from fedbank_server.members import active_members, admit
 from fedbank_server.observer import Observer
@@ -170,6 +171,7 @@ def _allow(policy: Path) -> None:
 
 def fuzz_bank(folder: Path, messages: int, seed: int, outcomes: Outcomes) -> None:
     """``messages`` lies of every kind to the bank, then an honest campaign; raises what leaves the bank."""
+    set_identity(1, 1)
     world = World.make(folder)
     liar = LyingCoordinator(world, seed, outcomes)
     for kind in itertools.islice(itertools.cycle(KINDS), messages):

@@ -28,5 +28,6 @@ def watched_log(path: Path) -> Iterator[None]:
         logging.raiseExceptions, threading.excepthook = raises, hook
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
     wrong = [line for line in lines if not _LINE.fullmatch(line) or not line.isprintable()]
-    assert not wrong, f"{len(wrong)} of {len(lines)} lines of the log: {wrong[:12]}"
+    ends = sorted({line for line in wrong if not line.startswith((" ", "Traceback"))} or wrong[:3])
+    assert not wrong, f"{len(wrong)} of {len(lines)} lines of the log, such as {ends}"
     assert not died, f"a thread ended: {died[:3]}"

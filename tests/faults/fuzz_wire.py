@@ -8,14 +8,14 @@ from mutator import Mutator
 
 from fedbank.errors import UpdateError
 from fedbank.flower import deflate, inflate
-from fedbank_simulations.inline import _set_identity
+from fedbank_server.flower_hooks import set_identity
 
 _MOST_BYTES = 10_000
 
 
 def fuzz_wire(messages: int, seed: int, outcomes: Counter[tuple[str, str]]) -> None:
     """``messages`` chains of objects, one object of each changed, by its own account of the right length or not."""
-    _set_identity()
+    set_identity(1, 1)
     mutator = Mutator(seed)
     asked = Message(content(b"payload" * 50), 5, "train")
     asked.metadata.__dict__["_message_id"] = "0" * 64
