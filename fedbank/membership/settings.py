@@ -62,12 +62,8 @@ class Settings:
     def number(self, key: str, *, above: float = 0.0, below: float = math.inf) -> float:
         """A finite number strictly between ``above`` and ``below``."""
         value = self._get(key)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or value > _LARGEST
-            or not above < value < below
-        ):
+        numeric = isinstance(value, int | float) and not isinstance(value, bool)
+        if not numeric or value > _LARGEST or not above < value < below:
             span = f"above {above:g}" if below == math.inf else f"between {above:g} and {below:g}"
             raise self._error(key, f"a number {span}", value)
         return float(value)
