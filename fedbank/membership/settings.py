@@ -5,7 +5,6 @@ takes ``1e-5`` for text, which nobody who writes it means).
 """
 
 import difflib
-import math
 import re
 import sys
 from collections.abc import Collection, Mapping
@@ -59,12 +58,11 @@ class Settings:
             raise ConfigError(f"Expected readable settings in {where}{line}, got: {printable(problem, 200)}.") from None
         return cls(values, where, known)
 
-    def number(self, key: str, *, above: float = 0.0, below: float = math.inf) -> float:
+    def number(self, key: str, *, above: float = 0.0, below: float = _LARGEST) -> float:
         """A finite number strictly between ``above`` and ``below``."""
         value = self._get(key)
-        numeric = isinstance(value, int | float) and not isinstance(value, bool)
-        if not numeric or value > _LARGEST or not above < value < below:
-            span = f"above {above:g}" if below == math.inf else f"between {above:g} and {below:g}"
+        if isinstance(value, bool) or not isinstance(value, int | float) or not above < value < below:
+            span = f"above {above:g}" if below == _LARGEST else f"between {above:g} and {below:g}"
             raise self._error(key, f"a number {span}", value)
         return float(value)
 
