@@ -65,6 +65,11 @@ def test_a_date_without_a_zone_or_sense_is_no_reason_to_end(access: Access, date
     assert isinstance(_refusal(httpx.Response(401, headers={"date": date}, content=b"no"), access), DeniedError)
 
 
+def test_a_date_without_a_zone_is_taken_for_utc(access: Access) -> None:
+    response = httpx.Response(401, headers={"date": "Mon, 02 Mar 2020 12:00:00 -0000"}, content=b"no")
+    assert "s ahead of the coordinator's" in str(_refusal(response, access))
+
+
 def test_an_answer_that_asks_for_parts_that_do_not_exist_is_worth_trying_again(line: FleetConnection) -> None:
     asked = Message(RecordDict({}), 5, "train")
     asked.metadata.__dict__["_message_id"] = "0" * 64
