@@ -7,6 +7,7 @@ from importlib import import_module
 
 from fedbank import __version__
 from fedbank.errors import FedBankError
+from fedbank.foreign import printable
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "simulate": ("fedbank_simulations.cli:simulate_command", "several banks train one adapter on this machine"),
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return EXIT_USER_ERROR
     except OSError as error:
-        where = f" at {error.filename}" if error.filename else ""
+        where = f" at {printable(error.filename)}" if error.filename else ""
         resume = "; a simulation continues with fedbank simulate resume=DIR" if words[:1] == ["simulate"] else ""
         sys.stderr.write(
             f"Expected to read and write files, got: {error.strerror or error}{where}. Free space or mend the "

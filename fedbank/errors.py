@@ -13,12 +13,18 @@
 Programmer errors stay ``ValueError``/``TypeError``: they carry a traceback, these do not.
 """
 
+from fedbank.foreign import printable_lines
+
 
 class FedBankError(Exception):
     """Base of every error that FedBank raises on purpose.
 
-    The message is one to three sentences: what was expected, what was found, what to do.
+    The message is one to three sentences: what was expected, what was found, what to do. It may quote a stranger:
+    characters that a terminal would obey, or that nobody can write, become question marks.
     """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable_lines(message))
 
 
 class ConfigError(FedBankError):

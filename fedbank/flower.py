@@ -14,7 +14,6 @@ from flwr.app.message import Message, make_message, remove_content_from_message
 from flwr.common.serde import message_to_proto
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.inflatable.inflatable_object import InflatableObject
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from fedbank.adapter.update import PAYLOAD, RECORD
 from fedbank.errors import RunError, UpdateError
@@ -75,7 +74,7 @@ def inflate(tree: ObjectTree, pull: Callable[[str], bytes], max_bytes: int) -> M
     )
     try:
         message = Message.inflate(outer, children)
-    except (ValueError, DecodeError) as error:
-        raise UpdateError(f"Expected a message, got: {error}") from None
+    except Exception as error:  # noqa: BLE001 - a decode boundary: Flower's decoder raises whatever it stumbles over
+        raise UpdateError(f"Expected a message, got: {error!s:.200}") from None
     message.metadata.__dict__["_message_id"] = ids[0]
     return message

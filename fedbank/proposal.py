@@ -18,6 +18,7 @@ from fedbank.config import NAME, CampaignConfig, TermsConfig, parse_terms
 from fedbank.config.schema import AggregationConfig
 from fedbank.errors import ConfigError, UpdateError
 from fedbank.model.folder import adaptable_layers
+from fedbank.strict_json import read_object
 
 PROPOSAL, ACCEPTANCE = "proposal", "acceptance"
 """The kinds of envelopes."""
@@ -197,10 +198,10 @@ def _canonical(fields: dict[str, Any]) -> bytes:
 def _fields(content: bytes, form: str, types: dict[str, Any]) -> dict[str, Any]:
     """Exactly these fields of exactly these types."""
     try:
-        fields = json.loads(content) if len(content) <= MAX_BYTES else None
-    except (ValueError, RecursionError):
-        fields = None
-    if not isinstance(fields, dict) or fields.pop("format", None) != form or fields.keys() != types.keys():
+        fields = read_object(content, MAX_BYTES)
+    except ValueError:
+        fields = {}
+    if fields.pop("format", None) != form or fields.keys() != types.keys():
         raise UpdateError(f"Expected {form} with the fields {sorted(types)}, got something else. Nothing was used.")
     for name, expected in types.items():
         if type(fields[name]) not in (expected if isinstance(expected, tuple) else (expected,)):

@@ -10,6 +10,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+from fedbank.foreign import printable, printable_lines
 
 UNSUPERVISED = "--unsupervised"
 """The word with which a supervised command runs itself."""
@@ -89,10 +92,21 @@ def log_to(path: Path) -> None:
     """Everything that FedBank's own code logs from now on goes to the end of the file at ``path``."""
     logging.raiseExceptions = False  # a full disk: a line is lost, and no trace is printed instead
     handler = logging.handlers.WatchedFileHandler(path, encoding="utf-8", delay=True)  # it may be rotated by renaming
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logger = logging.getLogger("fedbank")
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)
+
+
+class _OneLine(logging.Formatter):
+    """A record is a line, whoever chose the words in it; only a traceback of ours has more."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's own name
+        return printable_lines(super().formatException(ei))
 
 
 def _is_orphaned() -> bool:

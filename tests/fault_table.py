@@ -42,6 +42,7 @@ FAULTS = {
     35: "hostile clients of the service: everybody else is answered as before",
     37: "privacy budget exhausted in mid-campaign",
     38: "key file open to others, token visible among processes",
+    39: "lies of every kind, signed with real keys, to both sides: no process ends, the campaign goes on",
 }
 """Row to what happens and what must hold."""
 _SEEN = "seen"

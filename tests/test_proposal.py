@@ -76,6 +76,12 @@ HOSTILE = {
     "environment": _edited("terms.privacy.unit", "${oc.env:HOME}"),
     "steps-negative": _edited("terms.training.local_steps", -1),
     "own-business": _edited("terms.training.micro_batch", 10**9),
+    "modules-in-a-list": _edited("terms.adapter.target_modules", [["q_proj"]]),
+    "modules-in-an-object": _edited("terms.adapter.target_modules", [{"q_proj": 1}]),
+    "half-a-character": _edited("consortium", "\ud800"),
+    "epsilon-of-400-digits": _edited("terms.privacy.epsilon", 10**400),
+    "epsilon-beyond-all": _edited("terms.privacy.epsilon", 7.5).replace(b"7.5", b"1e400"),
+    "a-name-twice": _edited("terms.seed", 0).replace(b'"seed": 0', b'"seed": 0, "seed": 0'),
     "length": _edited("terms.max_length", 10**9),
 }
 
@@ -99,6 +105,8 @@ def test_an_acceptance_is_read_as_it_was_sent() -> None:
         ("epsilon", float("nan")),
         ("bank", None),
         ("loss", 0.5),
+        ("plan_digest", "\ud800"),
+        ("declared_size", 10**400),
     ],
 )
 def test_an_acceptance_with_anything_else_is_refused(field: str, value: object) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from fedbank.cli import EXIT_OK
-from fedbank.command_line import add_folder, add_json, now, print_json, say
+from fedbank.command_line import add_folder, add_json, now, plain_console, print_json, say
 from fedbank.release.contents import CHANNELS
 from fedbank_client.home import Home, find_home
 from fedbank_client.own_customers import ask, is_somebody_here, keep, kept_sentence, look
@@ -117,7 +117,6 @@ def releases_command(words: Sequence[str]) -> int:
             }
         )
         return EXIT_OK
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title="Releases here")
@@ -127,7 +126,7 @@ def releases_command(words: Sequence[str]) -> int:
         is_adopted = adopted is not None and adopted.release == release
         state = f"adopted since {adopted.since[:16]}" if adopted is not None and is_adopted else ""
         table.add_row(release, state, str(releases.of(release) / "adapter"))
-    Console().print(table, markup=False)
+    plain_console().print(table)
     return EXIT_OK
 
 

@@ -10,7 +10,7 @@ from flwr.clientapp import ClientApp
 from fedbank.adapter.heads import LedgerHead
 from fedbank.adapter.update import NONCE_BYTES, PAYLOAD, QUESTION, RECORD, REQUEST, Presence, RoundCall, Update
 from fedbank.errors import UpdateError
-from fedbank_client.egress import Outgoing, refusal_for, reply
+from fedbank_client.egress import Outgoing, Refusal, refusal_for, reply
 from fedbank_client.seal import BankSeal
 
 
@@ -26,11 +26,29 @@ class Trainer(Protocol):
         """The head of the bank's ledger as it is now."""
 
 
+class BankApp(ClientApp):
+    """Flower's app, which refuses a kind of message that it has no answer to instead of raising.
+
+    ``answers`` are the kinds of messages that it knows; whoever registers another adds it.
+    """
+
+    def __init__(self, *answers: str) -> None:
+        super().__init__()
+        self.answers = set(answers)
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        """The answer to ``message``."""
+        if message.metadata.message_type not in self.answers:
+            return reply(message, Refusal.REQUEST, None)
+        answer: Message = super().__call__(message, context)
+        return answer
+
+
 def make_client_app(
     open_bank: Callable[[Context], Trainer],
     on_failure: Callable[[Exception], None],
     find_seal: Callable[[Context], BankSeal],
-) -> ClientApp:
+) -> BankApp:
     """A Flower ``ClientApp`` that answers for the bank that ``open_bank`` finds for a node's context.
 
     Nothing that a message says is read before the coordinator's signature was verified with the bank's seal
@@ -38,7 +56,7 @@ def make_client_app(
     reasons. ``on_failure`` gets the exception itself, which may speak of private data: a bank writes it to its own log,
     a simulation (where nobody is outside) raises it.
     """
-    app = ClientApp()
+    app = BankApp("query.enrol", "train")
     instance = secrets.token_hex(8)
 
     def answer(message: Message, context: Context, act: Callable[[BankSeal], Outgoing]) -> Message:
@@ -78,8 +96,13 @@ def raise_it(error: Exception) -> None:
 
 
 def payload_of(message: Message) -> bytes:
-    """The one value of a message from the coordinator, whatever it is: nobody has verified it."""
-    payload = message.content.config_records[RECORD][PAYLOAD]
+    """The one value of a message from the coordinator, whatever it is: nobody has verified it.
+
+    Raises:
+        UpdateError: the message is something else than one record with one bytes value.
+    """
+    record = message.content.config_records.get(RECORD) if message.has_content() else None
+    payload = record.get(PAYLOAD) if record is not None else None
     if not isinstance(payload, bytes):
-        raise TypeError(f"expected bytes, got {type(payload).__name__}")
+        raise UpdateError(f"Expected a message with bytes in it, got {type(payload).__name__}. Nothing was used.")
     return payload

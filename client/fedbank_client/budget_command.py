@@ -8,10 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-from fedbank.command_line import add_json, print_json, say
+from fedbank.command_line import add_json, plain_console, print_json, say
 from fedbank.errors import PrivacyError, RunError
 from fedbank.privacy.ledger import LEDGER, Book, read_ledger
 from fedbank.proposal import shown_campaign
@@ -209,7 +208,7 @@ def _up(epsilon: float) -> float | None:
 
 
 def _print_table(statement: dict[str, Any], plot: Path | None) -> None:
-    console = Console()
+    console = plain_console()
     who = f"every {statement['unit']} of " if statement["unit"] else ""
     table = Table(title=f"Privacy spent by {who}{statement['bank']}, delta = {statement['delta']:g}")
     table.add_column("campaign", overflow="fold")
@@ -219,12 +218,12 @@ def _print_table(statement: dict[str, Any], plot: Path | None) -> None:
         table.add_row(*_cells(shown_campaign(row["campaign"]), row))
     table.add_section()
     table.add_row(*_cells("all together", statement["total"]), style="bold")
-    console.print(table, markup=False)
+    console.print(table)
     repeated = statement["total"]["charges"] - statement["total"]["rounds"]
     if repeated:
         console.print(f"{repeated} rounds were executed again after a crash or on another adapter, and count again.")
     if plot is not None:
-        console.print(f"Wrote {plot}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"Wrote {plot}", soft_wrap=True)
 
 
 def _cells(name: str, row: dict[str, Any]) -> list[str]:

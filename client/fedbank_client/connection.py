@@ -8,13 +8,14 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 from cryptography import x509
 from flwr.app import Error, Message
 
 from fedbank.errors import RunError, UpdateError
+from fedbank.foreign import printable
 from fedbank_client import flower_hooks as flower
 
 _CLOCK_TOLERANCE_S = 4.0
@@ -22,6 +23,7 @@ _CLOCK_TOLERANCE_S = 4.0
 _OBJECT_RETRY_S, _OBJECT_PATIENCE_S = (0.02, 0.5), 20.0
 NOT_UNDERSTOOD = 101
 """Error code of the answer to a message that is not one of ours."""
+_MAX_SAID = 200
 _T = TypeVar("_T")
 
 
@@ -47,9 +49,9 @@ class NotWantedError(RunError):
 
 @dataclass(frozen=True, slots=True)
 class NotOurs:
-    """A message that is not one record with one bytes value, and the answer to it."""
+    """A message that is not one record with one bytes value, and the answer to it; ``None``: it cannot be answered."""
 
-    reply: Message
+    reply: Message | None
     reason: str
 
 
@@ -161,10 +163,8 @@ class FleetConnection:
                 tree, lambda object_id: self._pull_object(run_id, object_id), self._access.max_message_bytes
             )
         except UpdateError as error:
-            reply = Message(
-                Error(NOT_UNDERSTOOD, "not a message of FedBank"), reply_to=flower.message_from_proto(header)
-            )
-            message = NotOurs(reply, f"The coordinator sent something else than a message of FedBank: {error}")
+            reason = f"The coordinator sent something else than a message of FedBank: {error}"
+            message = NotOurs(_not_understood(header), reason)
         request = flower.ConfirmMessageReceivedRequest(node=self._node, run_id=run_id, message_object_id=tree.object_id)
         self._call(lambda: self._client.ConfirmMessageReceived(request))
         return message
@@ -183,6 +183,10 @@ class FleetConnection:
             )
         )
         for object_id in answer.objects_to_push:
+            if object_id not in objects:
+                raise UnreachableError(
+                    f"Expected {self._access.address} to ask for a part of this bank's answer, got something else."
+                )
             request = flower.PushObjectRequest(
                 node=self._node,
                 run_id=reply.metadata.run_id,
@@ -217,7 +221,15 @@ class FleetConnection:
         except (httpx.HTTPError, ssl.SSLError) as error:
             raise UnreachableError(_silence(error, self._access)) from None
         except ValueError as error:  # an answer that is no protobuf
-            raise UnreachableError(f"Expected an answer from {self._access.address}, got: {error}") from None
+            raise UnreachableError(f"Expected an answer from {self._access.address}, got: {error!s:.200}") from None
+
+
+def _not_understood(header: Any) -> Message | None:
+    """The answer to a message of which not even the header need make sense."""
+    try:
+        return Message(Error(NOT_UNDERSTOOD, "not a message of FedBank"), reply_to=flower.message_from_proto(header))
+    except Exception:  # noqa: BLE001 - a decode boundary: Flower's decoder raises whatever it stumbles over
+        return None
 
 
 def _files(access: Access) -> tuple[object, ...]:
@@ -249,7 +261,7 @@ def tls_context(access: Access) -> ssl.SSLContext:
 
 def _refusal(response: httpx.Response, access: Access) -> RunError:
     """The error that stands for an answer with a status of 400 or above."""
-    status, said = response.status_code, response.text[:200]
+    status, said = response.status_code, _said(response)
     if status == 401:
         return DeniedError(_clock(response) or f"{access.address} does not accept this node's signature: {said}")
     if status == 403 and '"code"' not in said:  # Flower's own refusals carry a code: that run is over
@@ -265,13 +277,20 @@ def _refusal(response: httpx.Response, access: Access) -> RunError:
     return kind(f"{access.address} answered {status}: {said}")
 
 
+def _said(response: httpx.Response) -> str:
+    """The beginning of an answer's text. What the answer says of its encoding is not believed: ``httpx`` would look for
+    any codec of that name, and some of them raise.
+    """
+    return printable(response.content[:_MAX_SAID].decode("utf-8", "replace"))
+
+
 def _clock(response: httpx.Response) -> str:
     """What to do about a clock that is wrong; empty if it is not, as far as the answer's date tells."""
     try:
         theirs = parsedate_to_datetime(response.headers["date"])
-    except (KeyError, ValueError):
+        ahead = (datetime.now(UTC) - (theirs if theirs.tzinfo else theirs.replace(tzinfo=UTC))).total_seconds()
+    except (KeyError, ValueError, TypeError, OverflowError):
         return ""
-    ahead = (datetime.now(UTC) - theirs).total_seconds()
     if -300 < ahead <= _CLOCK_TOLERANCE_S:
         return ""
     which = f"{ahead:.0f} s ahead of" if ahead > 0 else f"{-ahead:.0f} s behind"

@@ -141,7 +141,7 @@ class _Node:
             self._status.polled()
             if isinstance(message, NotOurs):
                 self._status.note("online", RunError(message.reason))
-                self._unsent = _Answer(message.reply)
+                self._unsent = None if message.reply is None else _Answer(message.reply)
             elif message is None:
                 self._stop.wait(self._settings.pause_s)
             else:

@@ -4,7 +4,6 @@ The policy knows offers; it refuses to know who sent them. A refusal is one sent
 stays up. The limits on epsilon are promises of the whole ledger too, see ``Policy.budget``.
 """
 
-import json
 import re
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, time, timedelta, tzinfo
@@ -15,6 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from fedbank.errors import ConfigError, PrivacyError, UpdateError
 from fedbank.membership.settings import Settings
 from fedbank.membership.terms import DIGEST
+from fedbank.strict_json import read_object
 
 if TYPE_CHECKING:
     from fedbank.privacy.budget import Budget
@@ -103,10 +103,10 @@ class CampaignOffer:
         """
         names = sorted(cls.__slots__)
         try:
-            values = json.loads(content) if len(content) <= _MAX_OFFER else None
-        except (ValueError, RecursionError):
-            values = None
-        if not isinstance(values, dict) or sorted(values) != names:
+            values = read_object(content, _MAX_OFFER)
+        except ValueError:
+            values = {}
+        if sorted(values) != names:
             raise UpdateError(
                 f"Expected an offer: one JSON object with exactly {', '.join(names)}. Got something else."
             )

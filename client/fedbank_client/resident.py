@@ -52,6 +52,7 @@ def bank_app(desk: Desk) -> ClientApp:
         _LOG.warning("refused: %s", error, exc_info=None if isinstance(error, FedBankError) else error)
 
     app = make_client_app(lambda _: desk.open_bank(), log, lambda _: desk.seal())
+    app.answers |= {"query.propose", "query.result"}
 
     def answer(message: Message, act: Callable[[bytes], Outgoing]) -> Message:
         try:

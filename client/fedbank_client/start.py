@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from fedbank.cli import EXIT_OK
-from fedbank.command_line import add_folder, add_json, now, print_json
+from fedbank.command_line import add_folder, add_json, now, print_json, say, tell
 from fedbank.config import config_dir, load_client
 from fedbank.durable import is_held
 from fedbank.errors import FedBankError, RunError
@@ -41,9 +39,8 @@ def start_command(words: Sequence[str]) -> int:
             f"Expected {home.bank} to be a member of {home.consortium}, got no join package yet. Send {home.request} "
             "to the coordinator, then: fedbank client join PACKAGE"
         )
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
     if not chosen.unsupervised:
-        return supervise_itself(["client", "start", *words], console.print)
+        return supervise_itself(["client", "start", *words], tell)
     end_with_parent()
     log_to(home.folder / "client.log")
     quiet_libraries()
@@ -51,7 +48,7 @@ def start_command(words: Sequence[str]) -> int:
 
     from fedbank_client.resident import serve  # torch, transformers and Flower take seconds
 
-    serve(home, config, stop, console.print)
+    serve(home, config, stop, tell)
     return EXIT_OK
 
 
@@ -87,20 +84,19 @@ def status_command(words: Sequence[str]) -> int:
     if chosen.json:
         print_json(about)
         return EXIT_OK
-    console = Console(highlight=False, soft_wrap=True)
     role = "has left" if home.left else "member of" if home.joined else "not yet a member of"
-    console.print(f"{home.bank}, {role} {home.consortium}: {about['state']} since {about['since'] or 'never'}")
-    console.print(f"last answer of the coordinator: {about['last_poll'] or 'none'}")
-    console.print(f"campaign: {about['campaign'] or 'none agreed to'}")
+    say(f"{home.bank}, {role} {home.consortium}: {about['state']} since {about['since'] or 'never'}")
+    say(f"last answer of the coordinator: {about['last_poll'] or 'none'}")
+    say(f"campaign: {about['campaign'] or 'none agreed to'}")
     if (training := about["training"]) is not None:
         end = f"expected to end {training['expected_end'] or 'after the first step is known'}"
-        console.print(f"training: round {training['round']}, step {training['step']} of {training['num_steps']}, {end}")
+        say(f"training: round {training['round']}, step {training['step']} of {training['num_steps']}, {end}")
     if about["stopped"]:
-        console.print(f"STOPPED, trains nothing: {about['stopped']}", markup=False)
+        say(f"STOPPED, trains nothing: {about['stopped']}")
     if about["trains_from"] is not None:
-        console.print(f"trains again from {about['trains_from']} on: training_hours in policy.yaml")
+        say(f"trains again from {about['trains_from']} on: training_hours in policy.yaml")
     if about["last_error"]:
-        console.print(f"last problem: {about['last_error']}")
+        say(f"last problem: {about['last_error']}")
     return EXIT_OK
 
 

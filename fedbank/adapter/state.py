@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from fedbank.errors import UpdateError
+from fedbank.strict_json import read_json, read_object
 
 Tensors = Mapping[str, NDArray[np.float32]]
 Released = NewType("Released", Tensors)
@@ -28,7 +29,8 @@ class NotFiniteError(UpdateError):
 PEFT_PREFIX = "base_model.model."
 """What PEFT puts before the names of a model's layers."""
 
-_MAX_HEADER_BYTES = 1 << 20
+MAX_HEADER_BYTES = 1 << 20
+"""Of a safetensors file from outside, so that nothing large is ever parsed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ def from_bytes(
     The header is checked before any tensor is built, so that the size of what is allocated is bounded by
     what was agreed. All values must be finite.
     """
-    header = _read_header(content)
+    header = read_header(content)
     metadata = header.pop("__metadata__", {})
     found = {name: (entry.get("dtype"), _as_shape(entry.get("shape"))) for name, entry in header.items()}
     expected = {name: ("F32", tuple(shape)) for name, shape in shapes.items()}
@@ -128,33 +130,41 @@ def from_bytes(
         wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
         raise UpdateError(
             f"Expected {len(expected)} fp32 tensors of the agreed names and shapes, got {len(found)}; "
-            f"the first difference is {wrong[0]!r}: expected {expected.get(wrong[0])}, got {found.get(wrong[0])}. "
+            f"the first difference is {wrong[0]!r:.160}: expected {expected.get(wrong[0])}, "
+            f"got {found.get(wrong[0])!r:.80}. "
             "Nothing was used."
         )
     try:
         tensors = load(content)
-        parsed = json.loads(metadata["fedbank"])
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UpdateError(f"Expected a well-formed adapter file, got: {error}. Nothing was used.") from error
+        parsed = read_json(metadata["fedbank"], MAX_HEADER_BYTES)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UpdateError(f"Expected a well-formed adapter file, got: {error!s:.200}. Nothing was used.") from error
+    if {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()} != _as_arrays(shapes):
+        raise UpdateError("Expected the tensors that the file's header lists, got others. Nothing was used.")
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():
             raise NotFiniteError(f"Expected finite values, got NaN or infinity in {name!r}. Nothing was used.")
     return tensors, parsed
 
 
+def _as_arrays(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[np.dtype[np.float32], tuple[int, ...]]]:
+    return {name: (np.dtype(np.float32), tuple(shape)) for name, shape in shapes.items()}
+
+
 def _as_shape(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _read_header(content: bytes) -> dict[str, Any]:
+def read_header(content: bytes) -> dict[str, dict[str, Any]]:
+    """The JSON header of a safetensors file from outside; ``UpdateError`` unless it lists objects by name."""
     length = int.from_bytes(content[:8], "little")
-    if len(content) < 8 or length > min(_MAX_HEADER_BYTES, len(content) - 8):
-        raise UpdateError(f"Expected a safetensors header of at most {_MAX_HEADER_BYTES} bytes, got {length}.")
+    if len(content) < 8 or length > min(MAX_HEADER_BYTES, len(content) - 8):
+        raise UpdateError(f"Expected a safetensors header of at most {MAX_HEADER_BYTES} bytes, got {length}.")
     try:
-        header = json.loads(content[8 : 8 + length])
-    except (ValueError, RecursionError) as error:
+        header = read_object(content[8 : 8 + length], MAX_HEADER_BYTES)
+    except ValueError as error:
         raise UpdateError("Expected a safetensors header in JSON, got something else. Nothing was used.") from error
-    if not isinstance(header, dict) or not all(isinstance(entry, dict) for entry in header.values()):
+    if not all(isinstance(entry, dict) for entry in header.values()):
         raise UpdateError("Expected a safetensors header that lists tensors, got something else. Nothing was used.")
     return header
 

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from fedbank.adapter.heads import NO_LINES, CallNote, LedgerHead
-from fedbank.adapter.state import AdapterSpec, Released, Tensors, from_bytes, to_bytes
+from fedbank.adapter.state import MAX_HEADER_BYTES, AdapterSpec, Released, Tensors, from_bytes, read_header, to_bytes
 from fedbank.errors import UpdateError
+from fedbank.strict_json import read_object
 
 RECORD, PAYLOAD = "fedbank", "payload"
 """The one record of a message and its one value: the names on the wire, for both apps."""
@@ -30,7 +31,6 @@ NONCE_BYTES = 16
 """A question is that many random bytes."""
 
 _MAX_PRESENCE_BYTES = 1024
-_MAX_HEADER_BYTES = 1 << 20
 _LATER = "later: not before %Y-%m-%dT%H:%MZ"
 
 
@@ -61,8 +61,8 @@ class Presence:
     def from_bytes(cls, content: bytes) -> "Presence":
         """Parse an answer; ``UpdateError`` if it is anything else."""
         try:
-            fields: dict[str, str] = json.loads(content) if len(content) <= _MAX_PRESENCE_BYTES else {}
-        except (ValueError, RecursionError) as error:
+            fields: dict[str, str] = read_object(content, _MAX_PRESENCE_BYTES)
+        except ValueError as error:
             raise UpdateError("Expected who is there in JSON, got something else. Nothing was used.") from error
         _expect_fields(fields, {}, dict.fromkeys(("bank", "head", "instance", "mask", "nonce"), str))
         head = LedgerHead.from_text(fields.pop("head"))
@@ -145,15 +145,14 @@ class RoundCall:
 
         Rewrites the header and leaves the tensors unread: ``RoundRequest.from_bytes`` checks them.
         """
-        length = int.from_bytes(content[:8], "little")
+        header, length = read_header(content), int.from_bytes(content[:8], "little")
         try:
-            header = json.loads(content[8 : 8 + min(length, _MAX_HEADER_BYTES)])
-            call = json.loads(header["__metadata__"]["fedbank"])
+            call = read_object(header["__metadata__"]["fedbank"], MAX_HEADER_BYTES)
             if call.pop("kind") != "call":
                 raise ValueError("not a call")
             masked = bytes.fromhex(call.pop("notes")[bank])
             note = CallNote.from_text(_masked(masked, mask, bank, call["campaign"], call["round"]).decode())
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UpdateError(f"Expected a call of {bank} to a round, got something else. Nothing was used.") from error
         told = {"plan_digest": note.plan_digest, "head": note.head.to_text(), "twin": note.twin}
         request = {**call, "kind": "request", **told}

@@ -15,6 +15,7 @@ from fedbank.adapter.state import AdapterSpec, NotFiniteError, Tensors
 from fedbank.adapter.update import UPDATE, Update
 from fedbank.aggregation.terms import CampaignTerms
 from fedbank.errors import UpdateError
+from fedbank.foreign import printable
 from fedbank.sealing.envelope import MAX_OVERHEAD, Opened, open_sealed
 from fedbank.sealing.keys import PublicKey
 from fedbank.sealing.refusals import RefusedError
@@ -38,8 +39,7 @@ class Refused:
     reason: str
 
     def __post_init__(self) -> None:
-        if len(self.reason) > MAX_REASON:
-            object.__setattr__(self, "reason", f"{self.reason[: MAX_REASON - 3]}...")
+        object.__setattr__(self, "reason", printable(self.reason, MAX_REASON))
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,11 @@ _RULES: tuple[serve_rules.Rule, ...] = (
     ("model.max_length", lambda v: v >= 16, "at least 16 tokens"),
     ("adapter.rank", lambda v: 1 <= v <= 512, "from 1 to 512"),
     ("adapter.alpha", lambda v: 0 < v <= 1e4, "a positive number of at most 10000"),
-    ("adapter.target_modules", lambda v: bool(v) and set(v) <= set(_MODULES), "names among " + ", ".join(_MODULES)),
+    (
+        "adapter.target_modules",
+        lambda v: bool(v) and all(name in _MODULES for name in v),
+        "names among " + ", ".join(_MODULES),
+    ),
     ("adapter.last_layers", lambda v: v is None or v >= 1, "at least 1"),
     ("privacy.epsilon", lambda v: v is None or 0 < v < float("inf"), "a positive number"),
     ("privacy.delta", lambda v: v is None or 0 < v < 1, "between 0 and 1"),

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from fedbank.command_line import add_json, print_json, say
+from fedbank.command_line import add_json, plain_console, print_json, say
 from fedbank.evidence.entry import Entry
 from fedbank.evidence.errors import EvidenceError
 from fedbank.evidence.files import read_entry_lines, unusable
@@ -151,7 +149,7 @@ def _summary(verified: Verified, key: bytes | None) -> str:
 
 
 def _print_table(path: Path, rows: Sequence[Entry | bytes]) -> None:
-    table = Table(title=Text(f"Evidence in {path}"))
+    table = Table(title=f"Evidence in {path}")
     for name in ("seq", "utc", "actor", "action", "object", "result"):
         whole = name in ("seq", "utc", "object")
         table.add_column(name, overflow="fold", no_wrap=whole, justify="right" if name == "seq" else "left")
@@ -160,8 +158,8 @@ def _print_table(path: Path, rows: Sequence[Entry | bytes]) -> None:
             cells = [str(row.seq), row.utc[:19], row.actor, row.action, _shortened(row.object), row.result]
         else:
             cells = ["?", "", "", "", "", f"not an entry: {row!r:.80}"]
-        table.add_row(*map(Text, cells))
-    Console().print(table)
+        table.add_row(*cells)
+    plain_console().print(table)
 
 
 def _shortened(name: str) -> str:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from fedbank.evidence.errors import EvidenceError
+from fedbank.foreign import printable
+from fedbank.strict_json import read_object
 
 MAX_LINE_BYTES, MAX_RESULT = 2048, 300
 _FORMS = {
@@ -54,12 +56,7 @@ class Entry:
     @classmethod
     def from_line(cls, line: bytes) -> "Entry":
         """The entry in ``line``; ``ValueError``, ``TypeError`` or ``EvidenceError`` if it is not one, written so."""
-        if len(line) > MAX_LINE_BYTES:
-            raise ValueError(f"it is longer than {MAX_LINE_BYTES} bytes")
-        try:
-            entry = cls(**json.loads(line))
-        except RecursionError as error:
-            raise ValueError("it is nested too deep") from error
+        entry = cls(**read_object(line, MAX_LINE_BYTES))
         if type(entry.seq) is not int or entry.line() != line:
             raise ValueError("it is not written in canonical form")
         return entry
@@ -72,7 +69,5 @@ def stamp(now: datetime) -> str:
 
 def one_line(text: str) -> str:
     """``text`` as a result: unprintable characters become question marks, a long text ends in "…", none is "-"."""
-    plain = text[: MAX_RESULT + 1] or "-"
-    if not plain.isprintable():
-        plain = "".join(char if char.isprintable() else "?" for char in plain)
+    plain = printable(text[: MAX_RESULT + 1] or "-")
     return plain if len(plain) <= MAX_RESULT else plain[: MAX_RESULT - 1] + "…"

@@ -1,6 +1,5 @@
 """What ``doctor`` looks at on both sides: one finding a line, with what to do about it."""
 
-import json
 import shutil
 import socket
 import ssl
@@ -14,6 +13,7 @@ from http.client import HTTPException, HTTPSConnection
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from fedbank.command_line import print_json, say
 from fedbank.errors import FedBankError
 from fedbank.tls import explain_tls
 
@@ -109,7 +109,7 @@ def clock(address: str, context: ssl.SSLContext, certificate: Path, now: Callabl
     except (OSError, HTTPException, socket.gaierror) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
         return Finding(WARN, "server", f"{address} cannot be reached ({why}). Is it started, and the way to it open?")
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return Finding(WARN, "clock", f"{address} does not tell its time.")
     finally:
         connection.close()
@@ -126,8 +126,7 @@ def report(findings: Iterable[Finding], *, as_json: bool) -> int:
     found = list(findings)
     failed = any(finding.level == FAIL for finding in found)
     if as_json:
-        lines = json.dumps({"healthy": not failed, "findings": [asdict(f) for f in found]}, indent=2)
+        print_json({"healthy": not failed, "findings": [asdict(f) for f in found]})
     else:
-        lines = "\n".join(f"{f.level:<5} {f.subject}: {f.message}" for f in found)
-    sys.stdout.write(lines + "\n")
+        say("\n".join(f"{f.level:<5} {f.subject}: {f.message}" for f in found))
     return 2 if failed else 0

@@ -5,8 +5,8 @@ takes ``1e-5`` for text, which nobody who writes it means).
 """
 
 import difflib
-import math
 import re
+import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,11 @@ from typing import Any
 import yaml
 
 from fedbank.errors import ConfigError
+from fedbank.foreign import printable
 
 _MAX_FILE = 64 * 1024
+_LARGEST = sys.float_info.max
+"""A whole number beyond it has no floating-point form."""
 
 
 class Settings:
@@ -48,18 +51,18 @@ class Settings:
             raise ConfigError(f"Expected at most {_MAX_FILE} bytes in {where}, got more.")
         try:
             values = yaml.load(content.decode("utf-8"), Loader=_Loader)  # stricter than yaml.safe_load
-        except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        except Exception as error:  # noqa: BLE001 - a decode boundary: tags make PyYAML raise errors of many classes
             mark = getattr(error, "problem_mark", None)
             line = f" (line {mark.line + 1})" if mark else ""
             problem = getattr(error, "problem", None) or "no readable YAML"
-            raise ConfigError(f"Expected readable settings in {where}{line}, got: {problem:.200}.") from None
+            raise ConfigError(f"Expected readable settings in {where}{line}, got: {printable(problem, 200)}.") from None
         return cls(values, where, known)
 
-    def number(self, key: str, *, above: float = 0.0, below: float = math.inf) -> float:
+    def number(self, key: str, *, above: float = 0.0, below: float = _LARGEST) -> float:
         """A finite number strictly between ``above`` and ``below``."""
         value = self._get(key)
         if isinstance(value, bool) or not isinstance(value, int | float) or not above < value < below:
-            span = f"above {above:g}" if below == math.inf else f"between {above:g} and {below:g}"
+            span = f"above {above:g}" if below == _LARGEST else f"between {above:g} and {below:g}"
             raise self._error(key, f"a number {span}", value)
         return float(value)
 
@@ -87,7 +90,7 @@ class Settings:
     def text(self, key: str, pattern: str = r"[^\x00-\x1f\x7f]{1,200}", meaning: str = "a line of text") -> str:
         """Text that matches ``pattern`` as a whole; ``meaning`` says in an error what was expected."""
         value = self._get(key)
-        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+        if not isinstance(value, str) or not re.fullmatch(pattern, value) or not value.isprintable():
             raise self._error(key, meaning, value)
         return value
 

@@ -1,6 +1,7 @@
 """What is wrong with a release, a change or the repository."""
 
 from fedbank.errors import FedBankError
+from fedbank.foreign import printable
 
 
 class ReleaseError(FedBankError):
@@ -10,5 +11,5 @@ class ReleaseError(FedBankError):
     """
 
     def __init__(self, check: str, message: str) -> None:
-        super().__init__("".join(char if char.isprintable() else "?" for char in message))  # it may quote a stranger
+        super().__init__(printable(message))  # it may quote a stranger
         self.check = check

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from fedbank.release.contents import CARD, CONFIG, FILES, MANIFEST, MAX_BYTES, WEIGHTS
 from fedbank.release.errors import ReleaseError
 from fedbank.release.manifest import Manifest
+from fedbank.strict_json import read_object
 
 _MAX_HEADER_BYTES = 1 << 20
 _PIECE_BYTES = 1 << 20
@@ -158,7 +159,7 @@ def _expected_bytes(manifest: Manifest) -> int:
 
 def _check_header(content: bytes, manifest: Manifest) -> None:
     try:
-        header = json.loads(content, object_pairs_hook=_once)
+        header = read_object(content, _MAX_HEADER_BYTES)
         header.pop("__metadata__", None)
         found = {
             name: (entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"]) for name, entry in header.items()
@@ -168,7 +169,7 @@ def _check_header(content: bytes, manifest: Manifest) -> None:
         if not all(type(size) is int for _, shape, *offsets in found.values() for size in (*shape, *offsets)):
             raise TypeError("a size is no whole number")
         spans = sorted((begin, end) for _, _, begin, end in found.values())
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ReleaseError(
             "weights", "Expected a safetensors header that lists tensors, got something else."
         ) from error
@@ -181,13 +182,6 @@ def _check_header(content: bytes, manifest: Manifest) -> None:
     sized = all(end - begin == int(np.prod(shape)) * _ITEM_BYTES[dtype] for _, shape, begin, end in found.values())
     if not sized or [begin for begin, _ in spans] != ends[:-1]:
         raise ReleaseError("weights", "Expected tensors one after another, each of its size, got gaps or overlaps.")
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("it holds a name twice")
-    return found
 
 
 def _pieces(file: BinaryIO, left: int) -> Iterator[bytes]:

@@ -28,10 +28,10 @@ from fedbank_server.post import ENROL, TRAIN, Asked, Post
 from fedbank_server.postponed import Postponed
 from fedbank_server.round_store import RoundStore
 from fedbank_server.snapshot import BankState
+from fedbank_server.speakers import Speakers, reason_of
 
 _NOT_DELIVERED = (3, 4, 5)
 """Flower's MESSAGE_UNAVAILABLE, REPLY_MESSAGE_UNAVAILABLE and NODE_UNAVAILABLE: the bank has not answered."""
-_MAX_REASON = 200
 
 
 class Collector:
@@ -56,6 +56,7 @@ class Collector:
         self._stop, self._clock = stop, clock
         self._post = Post(grid)
         self._nodes = Nodes(grid, self._post, terms, keys, timing, heads)
+        self._speakers = Speakers(grid)
         self._asked: dict[str, Asked] = {}
         self._postponed = Postponed()
         self._called: dict[str, tuple[str, CallNote]] = {}
@@ -222,8 +223,9 @@ class Collector:
         content = _content(message)
         found = content if isinstance(content, Refused) else self._nodes.answered(asked, content)
         if isinstance(found, Refused):
-            self._observer.refused(record.number, found)
-            self._board.error(f"node {asked.node}: {found.reason}")
+            known = Refused(found.bank or self._speakers.bank(asked.node), found.check, found.reason)
+            self._observer.refused(record.number, known)
+            self._board.error(f"{self._speakers.describe(asked.node)}: {found.reason}")
             return record
         if self._board.state(found).state is BankState.OFFLINE:
             self._board.bank(found, BankState.IDLE)
@@ -304,7 +306,7 @@ class Collector:
 def _content(message: Message) -> bytes | Refused:
     """The bytes of a reply, or the refusal that it is; whatever else it holds is not looked at."""
     if message.has_error():
-        reason = "".join(char for char in str(message.error.reason) if char.isprintable())[:_MAX_REASON]
+        reason = reason_of(message.error)
         check = "refusal" if message.error.code == REFUSED_CODE else "error"
         return Refused("", check, reason if check == "refusal" else f"Expected an answer, got an error: {reason}")
     records = message.content.config_records

@@ -28,7 +28,7 @@ def deliver(
     received: set[str] = set()
     expected = Receipt(digest(result.adapter)).to_bytes()
 
-    def take(content: bytes | None, refusal: str) -> bool:
+    def take(content: bytes | None, refusal: str, who: str) -> bool:
         try:
             opened = open_sealed(content or b"", RECEIPT, keys.find_key, context, RECEIPT_BYTES)
         except UpdateError:

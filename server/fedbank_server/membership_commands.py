@@ -9,11 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from fedbank.certificates import Authority
-from fedbank.command_line import add_folder, add_json, now, print_json, say
+from fedbank.command_line import add_folder, add_json, now, plain_console, print_json, say
 from fedbank.durable import write_atomic
 from fedbank.errors import ConfigError
 from fedbank.membership.folders import read_document, utc
@@ -133,7 +132,7 @@ def members_command(words: Sequence[str]) -> int:
         table.add_row(row["bank"], row["state"], since[:16], expires[:10], row["signing_key"][:16])
     for row in shown["invitations"]:
         table.add_row(row["bank"], "invited", row["issued"][:16], f"to join: {row['expires'][:16]}", "")
-    Console().print(table, markup=False)
+    plain_console().print(table)
     return 0
 
 

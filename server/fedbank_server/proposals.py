@@ -14,6 +14,7 @@ from fedbank.adapter.update import COORDINATOR
 from fedbank.aggregation.admit import Refused
 from fedbank.consent import Consent, read_acceptance
 from fedbank.errors import RunError, UpdateError
+from fedbank.foreign import printable
 from fedbank.proposal import ACCEPTANCE, MAX_BYTES, PROPOSAL, Proposal, pack
 from fedbank.sealing.envelope import open_sealed, seal
 from fedbank.sealing.keys import SigningKey
@@ -22,6 +23,7 @@ from fedbank.sealing.roster import Roster
 from fedbank_server.asking import ask_all
 
 MESSAGE_TYPE = "query.propose"
+_MAX_REFUSAL = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class Invited:
 class Answers:
     """Who accepted, whose signed acceptance says something else than it has to, and what others said.
 
-    ``refusals`` are texts without a name, since a refusal is not signed.
+    A refusal in ``refusals`` is not signed: it has the name that its node's key has.
     """
 
     accepted: dict[str, Consent] = field(default_factory=dict)
@@ -78,7 +80,7 @@ def gather(grid: Grid, invited: Invited, wanted: set[str], patience_s: float, st
     """
     answers = Answers()
 
-    def take(content: bytes | None, refusal: str) -> bool:
+    def take(content: bytes | None, refusal: str, who: str) -> bool:
         found = invited.read(content) if content is not None else Refused("", "refusal", refusal)
         bank = found.acceptance.bank if isinstance(found, Consent) else found.bank
         if isinstance(found, Consent) and bank in wanted:
@@ -87,7 +89,7 @@ def gather(grid: Grid, invited: Invited, wanted: set[str], patience_s: float, st
         elif isinstance(found, Refused) and bank in wanted - answers.accepted.keys():
             answers.excluded[bank] = found
         elif isinstance(found, Refused) and not bank:
-            answers.refusals.append(found.reason[:200])
+            answers.refusals.append(printable(f"{who}: {found.reason}", _MAX_REFUSAL))
         return wanted <= answers.accepted.keys() | answers.excluded.keys()
 
     ask_all(grid, MESSAGE_TYPE, invited.message(), take, patience_s, stop)

@@ -9,11 +9,10 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from rich.console import Console
 from rich.table import Table
 
 from fedbank.cli import EXIT_OK, dispatch
-from fedbank.command_line import add_folder, add_json, now, print_json, say
+from fedbank.command_line import add_folder, add_json, now, plain_console, print_json, say
 from fedbank.errors import RunError
 from fedbank.membership.folders import read_document
 from fedbank.model.folder import tiny_folder
@@ -214,7 +213,7 @@ def list_command(words: Sequence[str]) -> int:
         table.add_row(
             release, ", ".join(n for n, channel in now_trusted.channels.items() if channel.release == release)
         )
-    Console().print(table, markup=False)
+    plain_console().print(table)
     for name, state in drafts.items():
         say(
             f"Draft {name}: {state.change.sentence()}; signed by {', '.join(state.signed) or 'nobody'}, needs "

@@ -14,11 +14,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from fedbank.certificates import read_private
 from fedbank.cli import EXIT_OK
-from fedbank.command_line import add_folder, now
+from fedbank.command_line import add_folder, now, tell
 from fedbank.config import CampaignConfig, config_dir, load_campaign
 from fedbank.durable import is_held, open_locked
 from fedbank.errors import ConfigError, RunError
@@ -62,12 +60,11 @@ def start_command(words: Sequence[str]) -> int:
     if not 1 <= chosen.max_update_mb <= 4096:
         raise ConfigError(f"Expected --max-update-mb from 1 to 4096, got {chosen.max_update_mb}. 256 is usual.")
     folder = find_folder(chosen.dir)
-    console = _console()
 
     def work() -> int:
         end_with_parent()
         log_to(folder / "server.log")
-        _serve(folder, read_consortium(folder), Limits(max_object_bytes=chosen.max_update_mb * MIB), console.print)
+        _serve(folder, read_consortium(folder), Limits(max_object_bytes=chosen.max_update_mb * MIB), tell)
         return EXIT_OK
 
     if is_supervised():
@@ -75,7 +72,7 @@ def start_command(words: Sequence[str]) -> int:
     with _only(folder / _LOCK, "fedbank server start"):
         (folder / _PID).write_text(str(os.getpid()), "ascii")
         try:
-            return work() if chosen.unsupervised else supervise_itself(["server", "start", *words], console.print)
+            return work() if chosen.unsupervised else supervise_itself(["server", "start", *words], tell)
         finally:
             (folder / _PID).unlink(missing_ok=True)
 
@@ -94,16 +91,15 @@ def run_command(words: Sequence[str]) -> int:
     parser.add_argument(UNSUPERVISED, action="store_true", help="do not restart after a crash: a service manager does")
     chosen = parser.parse_intermixed_args(list(words))
     folder, config = find_folder(chosen.dir), load_campaign(chosen.overrides)
-    console = _console()
     if is_supervised():
-        return _run(folder, config, console)
+        return _run(folder, config)
     with _only(folder / RUN_LOCK, "fedbank server run"):
         if chosen.unsupervised:
-            return _run(folder, config, console)
-        return supervise_itself(["server", "run", *words], console.print)
+            return _run(folder, config)
+        return supervise_itself(["server", "run", *words], tell)
 
 
-def _run(folder: Path, config: CampaignConfig, console: Console) -> int:
+def _run(folder: Path, config: CampaignConfig) -> int:
     end_with_parent()
     log_to(folder / "run.log")
 
@@ -124,15 +120,15 @@ def _run(folder: Path, config: CampaignConfig, console: Console) -> int:
                 home=folder / "flower",
                 max_payload_bytes=max_message_bytes(prepared.spec),
                 stop=stop,
-                say=console.print,
+                say=tell,
             )
         )
-        observer = EvidenceObserver(evidence, prepared.proposal.campaign, console.print)
-        state = run_campaign(prepared, grid, observer, stop.is_set, console.print)
+        observer = EvidenceObserver(evidence, prepared.proposal.campaign, tell)
+        state = run_campaign(prepared, grid, observer, stop.is_set, tell)
     if stop.is_set():
-        console.print("Stopped. The same command continues the campaign.")
+        tell("Stopped. The same command continues the campaign.")
     elif state is not None:
-        console.print(f"The campaign {prepared.proposal.campaign} is complete after {state.round} rounds.")
+        tell(f"The campaign {prepared.proposal.campaign} is complete after {state.round} rounds.")
     return EXIT_OK
 
 
@@ -227,7 +223,3 @@ def _only(lock: Path, command: str) -> Any:
 
 def _port(address: str) -> int:
     return int(address.rpartition(":")[2])
-
-
-def _console() -> Console:
-    return Console(stderr=True, highlight=False, soft_wrap=True)

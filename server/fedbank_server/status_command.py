@@ -5,13 +5,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from fedbank.certificates import read_private
-from fedbank.command_line import add_folder, add_json, now, print_json, say
+from fedbank.command_line import add_folder, add_json, now, plain_console, print_json, say
+from fedbank.foreign import printable
 from fedbank.proposal import shown_campaign
 from fedbank_server.consortium import Files, find_folder, read_consortium
 from fedbank_server.overview import BankView, Overview, read_overview
@@ -53,7 +54,7 @@ def status_command(words: Sequence[str]) -> int:
     elif chosen.watch:
         _watch(folder)
     else:
-        Console(highlight=False).print(render(_read(folder)))
+        plain_console().print(render(_read(folder)))
     return 0
 
 
@@ -79,7 +80,7 @@ def render(overview: Overview) -> RenderableType:
     parts.append(_banks(overview.banks))
     for trouble in (overview.problem, campaign.last_error if campaign is not None else ""):
         if trouble:
-            parts.append(Text(trouble, style="red"))
+            parts.append(Text(printable(trouble), style="red"))
     return Group(*parts)
 
 
@@ -96,7 +97,7 @@ def _banks(banks: Sequence[BankView]) -> Table:
     for bank in banks:
         state = Text(bank.state or "no campaign", style=_STYLES.get(bank.state, ""))
         cells = bank.since[:19], _progress(bank), str(bank.rounds), _epsilon(bank)
-        table.add_row(bank.bank, state, *cells, Text(bank.reason))
+        table.add_row(bank.bank, state, *cells, printable(bank.reason))
     return table
 
 
@@ -123,7 +124,7 @@ def _read(folder: Path) -> Overview:
 
 
 def _watch(folder: Path) -> None:
-    with Live(render(_read(folder)), console=Console(highlight=False), auto_refresh=False, screen=False) as live:
+    with Live(render(_read(folder)), console=plain_console(), auto_refresh=False, screen=False) as live:
         while True:
             time.sleep(1.0)
             live.update(render(_read(folder)), refresh=True)

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from fedbank.command_line import plain_console, say
 from fedbank.config import config_dir, expand_sweep, load_simulate, to_yaml
 from fedbank.durable import write_atomic
 from fedbank.errors import ConfigError
@@ -44,7 +45,7 @@ def simulate_command(arguments: Sequence[str]) -> int:
     parser.add_argument("-m", "--multirun", action="store_true", help="one run for every combination of a,b,c values")
     parser.add_argument("--json", action="store_true", help="print results.json and nothing else; progress on stderr")
     chosen = parser.parse_intermixed_args(list(arguments))
-    console = Console(stderr=chosen.json)
+    console = plain_console(stderr=chosen.json)
     if chosen.multirun:
         return _sweep(chosen.overrides, console, as_json=chosen.json)
     results = _run(chosen.overrides, console)
@@ -72,7 +73,7 @@ def report_command(arguments: Sequence[str]) -> int:
     from fedbank_simulations.report.sweep import write_sweep_report
 
     written = write_sweep_report(chosen.folders, chosen.output or chosen.folders[0] / "sweep.html")
-    Console().print(f"Wrote {written}", highlight=False, soft_wrap=True)
+    say(f"Wrote {written}")
     return 0
 
 

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
-
 from fedbank.cli import EXIT_OK
+from fedbank.command_line import say
 from fedbank.config import load_simulate
 from fedbank.durable import write_atomic
 from fedbank.errors import ConfigError
@@ -28,7 +27,6 @@ def divide_command(words: Sequence[str]) -> int:
         raise ConfigError("Expected output=DIR, got none. Name a folder for the banks' files.")
     folder = Path(config.output)
     shares, public = divide(config)
-    console = Console(highlight=False, soft_wrap=True)
     for name, units in {**shares, "public": public}.items():
         inquiries = [inquiry for unit in units for inquiry in unit.inquiries]
         path = folder / f"{name}.jsonl"
@@ -36,5 +34,5 @@ def divide_command(words: Sequence[str]) -> int:
             raise ConfigError(f"Expected no {path}, got one. Choose another folder or remove it.")
         lines = "".join(json.dumps(asdict(inquiry), ensure_ascii=False) + "\n" for inquiry in inquiries)
         write_atomic(path, lines.encode(), mode=0o600)
-        console.print(f"{path}: {len(units)} customers, {len(inquiries)} inquiries")
+        say(f"{path}: {len(units)} customers, {len(inquiries)} inquiries")
     return EXIT_OK

@@ -133,6 +133,15 @@ HOSTILE: dict[str, Hostile] = {
     "bank-list": lambda spec, good: _changed(spec, bank=["bank-a"]),
     "digest-null": lambda spec, good: _changed(spec, base_digest=None),
     "steps-object": lambda spec, good: _changed(spec, num_steps={"n": 5}),
+    "round-of-64-bits": lambda spec, good: _changed(spec, round=2**63),
+    "bank-half-a-character": lambda spec, good: _changed(spec, bank="\ud800"),
+    "inner-name-twice": lambda spec, good: _with_metadata(spec, json.dumps(METADATA)[:-1] + ', "round": 2}'),
+    "tensor-name-half-a-character": lambda spec, good: _with_header(good, lambda h: {**h, "\ud800": {}}),
+    "tensor-name-of-a-megabyte": lambda spec, good: _with_header(good, lambda h: {**h, "x" * 1_000_000: {}}),
+    "header-name-twice": lambda spec, good: _with_header(
+        good, lambda h: json.dumps(h)[:-1].encode() + b', "__metadata__": {}}'
+    ),
+    "offsets-of-400-digits": lambda spec, good: _with_header(good, _set(B, "data_offsets", [0, 10**400])),
 }
 
 
@@ -141,8 +150,9 @@ def test_hostile_bytes_are_an_update_error(small_spec: AdapterSpec, hostile: Hos
     good = _update(small_spec).to_bytes()
     content = hostile(small_spec, good)
     assert content != good
-    with pytest.raises(UpdateError, match="Expected"):
+    with pytest.raises(UpdateError, match="Expected") as refused:
         Update.from_bytes(content, small_spec)
+    assert str(refused.value).isprintable() and len(str(refused.value)) < 1000
 
 
 def test_random_byte_flips_never_escape(small_spec: AdapterSpec) -> None:

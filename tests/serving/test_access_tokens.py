@@ -111,7 +111,10 @@ ATTACKS: dict[str, tuple[str, str]] = {
     "expires never": (token(exp=None), "exp"),
     "expires at a text": (token(exp="tomorrow"), "exp"),
     "expires true": (token(exp=True), "exp"),
-    "expires at infinity": (signed(json.dumps(claims()).encode().replace(str(AT + 600).encode(), b"1e999")), "exp"),
+    "expires at infinity": (
+        signed(json.dumps(claims()).encode().replace(str(AT + 600).encode(), b"1e999")),
+        "signature",
+    ),
     "not yet valid": (token(nbf=AT + 31), "nbf"),
     "valid from no time": (token(nbf=None), "nbf"),
     "issued in the future": (token(iat=AT + 600), "claim"),

@@ -4,10 +4,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from fedbank.cli import EXIT_OK
-from fedbank.command_line import add_folder, now
+from fedbank.command_line import add_folder, now, tell
 from fedbank.config import config_dir, load_serve
 from fedbank.errors import ConfigError, FedBankError
 from fedbank.passphrases import add_passphrase, read_passphrase
@@ -31,9 +29,8 @@ def serve_command(words: Sequence[str]) -> int:
     chosen = _parser().parse_intermixed_args(list(words))
     home, config = find_home(chosen.dir), load_serve(chosen.overrides)
     home.check_here()
-    console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
     if not chosen.unsupervised:
-        return supervise_itself(["client", "serve", *words], console.print, grace_s=_GRACE_S)
+        return supervise_itself(["client", "serve", *words], tell, grace_s=_GRACE_S)
     passphrase = read_passphrase(chosen)
     end_with_parent()
 
@@ -46,11 +43,11 @@ def serve_command(words: Sequence[str]) -> int:
     log_to(folder.log)
     quiet_libraries()
     try:
-        return EXIT_OK if serve(home, config, passphrase, console.print, _DRAIN_S) else _START_AGAIN
+        return EXIT_OK if serve(home, config, passphrase, tell, _DRAIN_S) else _START_AGAIN
     except FedBankError as error:
         if getattr(error, "retry_after_s", None) is None:
             raise
-        console.print(f"fedbank: {error}")  # a store or a Redis that is away: it may be back
+        tell(f"fedbank: {error}")  # a store or a Redis that is away: it may be back
         return _START_AGAIN
 
 

@@ -1,7 +1,6 @@
 """What one request, one principal and all of them together may take of the service."""
 
 import asyncio
-import json
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -11,8 +10,8 @@ from typing import Any, ParamSpec, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
+from fedbank import strict_json
 from fedbank.rates import Rate
-from fedbank.serving.access.strict_json import strict_object
 from fedbank.serving.store.database import RecordsError
 from fedbank_client.serving.problems import MALFORMED, MEDIA, SLOW_BODY, TOO_LARGE, RefusedError
 
@@ -108,10 +107,10 @@ async def read_object(request: Request, most_bytes: int, limits: HttpLimits) -> 
         raise RefusedError(TOO_LARGE, f"Expected at most {most_bytes} bytes, got more. Send less.")
     content = await _received(request, most_bytes, limits.body_s)
     try:
-        found = strict_object(content)
+        found = strict_json.read_object(content, most_bytes)
         check_plain(found, limits.depth)
         return content, found
-    except (UnicodeError, json.JSONDecodeError, ValueError):  # no message of theirs: it may quote the body
+    except ValueError:  # no message of theirs: it may quote the body
         raise RefusedError(
             MALFORMED,
             f"Expected one JSON object in UTF-8, each name once, nested at most {limits.depth} deep, got another.",

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from fedbank.cli import EXIT_OK, EXIT_USER_ERROR
-from fedbank.command_line import add_json, print_json, say
+from fedbank.command_line import add_json, plain_console, print_json, say
 from fedbank.config import ServeConfig, load_serve
 from fedbank.config.schema import ModelConfig
 from fedbank.errors import ConfigError
@@ -111,7 +111,6 @@ def _as_json(name: str, precision: str, found: Plan | str) -> dict[str, Any]:
 
 
 def _print(chosen: argparse.Namespace, card: Card, rows: Sequence[tuple[str, str, Plan | str]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(
@@ -126,7 +125,7 @@ def _print(chosen: argparse.Namespace, card: Card, rows: Sequence[tuple[str, str
         sizes = (f"{size / GIB:.2f}" for size in (found.weight_bytes, found.adapter_bytes))
         counts = (f"{found.sequences}", f"{found.context}", f"< {found.ceiling_tokens_per_s:.1f}")
         table.add_row(name, precision, *sizes, *counts)
-    Console().print(table, markup=False)
+    plain_console().print(table)
     say(
         f"Room for at least {chosen.sequences} of these sequences. Tokens/s at batch 1: memory bandwidth over the\n"
         "weights that each token reads. No single stream is faster; several share the reading."

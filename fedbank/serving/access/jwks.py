@@ -19,7 +19,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, JWKRegistry, Key, OKPKey, RSAKey
 
 from fedbank.errors import FedBankError
-from fedbank.serving.access.strict_json import strict_object
+from fedbank.strict_json import read_object
 
 DEVELOPMENT_PREFIX = "development-"
 """How the ids of a development issuer's keys begin; no other key set may hold one."""
@@ -196,7 +196,7 @@ def _bounded(content: bytes, said: str) -> bytes:
 
 def _entries(content: bytes, said: str) -> list[dict[str, Any]]:
     try:
-        entries = strict_object(content).get("keys")
+        entries = read_object(content, MAX_SET_BYTES).get("keys")
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise ValueError
     except ValueError:

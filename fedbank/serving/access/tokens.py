@@ -17,7 +17,7 @@ from joserfc.util import urlsafe_b64decode
 from fedbank.errors import ConfigError
 from fedbank.serving.access.jwks import MAX_KID, KeySource
 from fedbank.serving.access.rights import Principal, Role, UnauthorizedError
-from fedbank.serving.access.strict_json import strict_object
+from fedbank.strict_json import read_object
 
 ALGORITHMS = ("Ed25519", "EdDSA", "ES256", "RS256", "PS256")
 """Signatures with public keys: never ``none``, never a shared secret."""
@@ -98,7 +98,7 @@ class TokenVerifier:
             _refuse("an algorithm that this key and this bank allow", "another", "algorithm")
         try:
             signed = jws.deserialize_compact(token.encode("ascii"), known.key, registry=_PINNED)
-            claims = strict_object(signed.payload or b"")
+            claims = read_object(signed.payload or b"", MAX_TOKEN)
         except (JoseError, ValueError):
             _refuse("a signature by that key over claims in JSON", "something else", "signature")
         return self._checked(claims, now)
@@ -108,7 +108,7 @@ class TokenVerifier:
         if len(token) > MAX_TOKEN or not token.isascii() or token.count(".") != 2:
             _refuse(f"a signed token in three parts of at most {MAX_TOKEN} characters", "something else", "form")
         try:
-            header = strict_object(urlsafe_b64decode(token.partition(".")[0].encode()))
+            header = read_object(urlsafe_b64decode(token.partition(".")[0].encode()), MAX_TOKEN)
         except (ValueError, TypeError):
             _refuse("a header in JSON", "something else", "form")
         if not header.keys() <= _HEADER:

@@ -1,8 +1,9 @@
 """The events of a ``text/event-stream`` (WHATWG HTML, section 9.2.6), with a bound on what a server may send."""
 
-import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
+
+from fedbank.strict_json import read_json
 
 _END = b"[DONE]"
 _MAX_EVENT_BYTES = 1 << 20
@@ -37,8 +38,8 @@ async def events(content: AsyncIterator[bytes], max_bytes: int) -> AsyncGenerato
 
 def _object(data: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        found = read_json(data, _MAX_EVENT_BYTES)
+    except ValueError as error:
         raise StreamError("it is no JSON") from error
     if not isinstance(found, dict):
         raise StreamError("it is no object")

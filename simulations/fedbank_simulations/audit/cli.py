@@ -13,6 +13,7 @@ from rich.table import Table
 from fedbank.audit.finding import Finding
 from fedbank.audit.mechanism import Trials, audit_invalid_gradient, audit_mechanism
 from fedbank.cli import EXIT_AUDIT_FAILED, EXIT_OK, EXIT_USER_ERROR
+from fedbank.command_line import plain_console
 from fedbank.config import SimulateConfig, load_simulate
 from fedbank.errors import ConfigError, RunError
 from fedbank.model.quiet import quiet_libraries
@@ -57,7 +58,7 @@ def audit_command(words: Sequence[str]) -> int:
     chosen = parser.parse_intermixed_args(list(words[1:]))
     if not 0.5 < chosen.confidence < 1:
         raise ConfigError(f"Expected --confidence between 0.5 and 1, got {chosen.confidence}.")
-    console = Console(stderr=chosen.json)
+    console = plain_console(stderr=chosen.json)
     began = time.monotonic()
     if level != "mechanism":  # which needs no transformers, and their import takes seconds
         quiet_libraries()
