@@ -35,6 +35,7 @@ from fedbank_client.home import TRAINING, Home
 from fedbank_client.policy import CampaignOffer, ClosedError, read_policy
 from fedbank_client.progress import ProgressWatch
 from fedbank_client.seal import BankSeal
+from fedbank_client.self_test import MachineTest
 from fedbank_client.terms import local_settings, lora_settings, training_plan, units_of
 
 _LEAST_DELTA = 1e-30
@@ -98,7 +99,7 @@ class PolicyLimit:
 
 
 class Desk:
-    """One bank's decisions, in its folder ``home``; ``note`` keeps the evidence of them.
+    """One bank's decisions, in its folder ``home``; ``note`` keeps the evidence of them, ``say`` tells who watches.
 
     ``now`` and ``stream_for_round`` are for tests to replace, in code only: a deployed bank's noise is secure.
     """
@@ -110,6 +111,7 @@ class Desk:
         resources: Resources,
         note: Note,
         *,
+        say: Callable[[str], None] = lambda line: None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         stream_for_round: Callable[[int], RandomStream] | None = None,
     ) -> None:
@@ -117,6 +119,7 @@ class Desk:
         self._note, self._now, self._stream_for_round = note, now, stream_for_round
         self.progress = ProgressWatch(now)
         """How far the round at work is."""
+        self._machine = MachineTest(say)
         self._key = home.load_signing_key()
         self._encoded: dict[int, EncodedUnits] = {}
         self._attached: tuple[LoraSettings, AdaptedModel] | None = None
@@ -126,6 +129,14 @@ class Desk:
     def name(self) -> str:
         """The bank's name."""
         return self._home.bank
+
+    def prepare(self) -> None:
+        """Open the campaign that was agreed to, if there is one: what this machine cannot do is said at its start.
+
+        ``RunError`` as a round of it would raise.
+        """
+        if self._current_name() is not None:
+            self._open()
 
     def consider(self, content: bytes) -> Acceptance:
         """The bank's consent to a signed proposal, kept on disk; the same proposal is accepted any number of times.
@@ -253,18 +264,20 @@ class Desk:
     def _open_bank(self, agreement: Agreement) -> Bank:
         terms, model = agreement.proposal.terms, self._model_of(agreement)
         campaign, num_steps = agreement.proposal.campaign, terms.training.local_steps
+        device = self._resources.base.device
+        settings = self._machine.settings_for(model, local_settings(terms.training), device)
 
         def disclose(charges: Sequence[Charge], campaign: str, delta: float) -> Disclosure | None:
             return disclosure(read_policy(self._home.policy).disclose_epsilon, charges, campaign, delta)
 
         return Bank(
             self.name,
-            Participation(campaign, agreement.plan, local_settings(terms.training)),
+            Participation(campaign, agreement.plan, settings),
             agreement.data,
             lambda: model,
             self._home.folder / TRAINING,
             stream_for_round=self._stream_for_round,
-            device=self._resources.base.device,
+            device=device,
             budget=PolicyLimit(self._home.policy),
             on_step=lambda number, done: self.progress.stepped(campaign, number, done, num_steps),
             disclose=disclose,

@@ -121,7 +121,8 @@ def _sinks(canvas: _Canvas, attack: Attack) -> None:
 
 def _extremes(canvas: _Canvas, attack: Attack) -> None:
     """Entries at both ends of fp32: its largest numbers and its denormals, among ordinary ones."""
-    values = np.array([_MOST, -_MOST, _LEAST, -_LEAST, 1e-39, 10 ** (38 * attack.size)])
+    large = min(_MOST, 10 ** (38.6 * attack.size))
+    values = np.array([large, -large, _LEAST, -_LEAST, 1e-39, 0.0])
     for pair in canvas.pairs(attack, ()):
         for name in (pair.a_name, pair.b_name):
             tensor = canvas.tensors[name]
@@ -138,11 +139,11 @@ _PLAIN: dict[str, Callable[[_Canvas, Attack], None]] = {
 _USUAL = {
     PADDING: (0.0, 0.2, 0.5),
     LENGTH: (0.0, 0.2, 0.5),
-    TOKENS: (0.0, 0.2, 0.5),
+    TOKENS: (0.9, 0.08, 0.5),
     "cancelling": (0.0, 0.8, 0.25),
     "exploding": (0.0, 0.05, 0.0),
     "sinks": (0.0, 0.5, 0.5),
-    "extremes": (0.9, 0.9, 0.0),
+    "extremes": (0.9, 0.2, 0.0),
 }
 """Layer, size and shape of each family."""
 FAMILIES = (*TRIGGERS, *_PLAIN)

@@ -67,21 +67,20 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """A whole search: the worst of every family that was tried, by the family's name."""
+    """A whole search. ``worst``: of every family that was tried, by its name, what changed the sum most.
+
+    ``others_moved``: the most that the others' share moved, in clip norms, over everything that was tried.
+    """
 
     adapters_tried: int
     compositions_tried: int
     worst: dict[str, Measured]
+    others_moved: float
 
     @property
     def worst_change(self) -> float:
         """In clip norms, over all families."""
         return max((found.change for found in self.worst.values()), default=0.0)
-
-    @property
-    def others_moved(self) -> float:
-        """In clip norms, over all families."""
-        return max((found.others_moved for found in self.worst.values()), default=0.0)
 
     @property
     def ok(self) -> bool:
@@ -120,30 +119,30 @@ def search(
     how many were tried. The model is left with the adapter that it had.
     """
     rng, ends = np.random.default_rng(seed), time.monotonic() + seconds
-    before, best = target.model.read(), dict[str, Measured]()
-    tried = compositions = 0
+    before, climbed, worst = target.model.read(), dict[str, Measured](), dict[str, Measured]()
+    tried, compositions, moved = 0, 0, 0.0
     try:
         while tried < adapters and (tried == 0 or time.monotonic() < ends):
-            attack = _next(tried, families, best, rng)
+            attack = _next(tried, families, climbed, rng)
             for composition in draw_compositions(target.pool, target.others, rng):
                 found = measure(target, attack, composition, rng)
-                compositions += 1
-                if attack.family not in best or found.rank > best[attack.family].rank:
-                    best[attack.family] = found
+                compositions, moved = compositions + 1, max(moved, found.others_moved)
+                worst[attack.family] = max(worst.get(attack.family, found), found, key=lambda one: one.change)
+                climbed[attack.family] = max(climbed.get(attack.family, found), found, key=lambda one: one.rank)
             tried += 1
             progress(tried)
     finally:
         target.model.write(before)
-    return Searched(tried, compositions, best)
+    return Searched(tried, compositions, worst, moved)
 
 
-def _next(tried: int, families: Sequence[str], best: dict[str, Measured], rng: np.random.Generator) -> Attack:
+def _next(tried: int, families: Sequence[str], climbed: dict[str, Measured], rng: np.random.Generator) -> Attack:
     """The families in turn; within one, a fresh attack or a neighbour of its best."""
     family = families[tried % len(families)]
-    if family not in best:
+    if family not in climbed:
         return Attack.usual(family)
     if rng.uniform() > _FRESH:
-        return best[family].attack.changed(rng)
+        return climbed[family].attack.changed(rng)
     layer, size, shape = rng.uniform(size=3)
     return Attack(family, float(layer), float(size), float(shape), int(rng.integers(2**31)))
 

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from fedbank.adapter.lora import AdaptedModel
 from fedbank.adapter.state import LoraPair, initial_state
-from fedbank.audit.adversarial import LENGTH, PADDING
+from fedbank.audit.adversarial import LENGTH, PADDING, TOKENS
 from fedbank.data.encode import EncodedUnits
 
 _PADDED = 16
 """Positions of padding behind every record."""
 _MOST_POSITIONS = 12_000
-_ROUNDS, _RIDGE = 12, 1e-6
+_ROUNDS, _RIDGE, _LEAST_STEP = 25, 1e-7, 1e-3
 
 
 @dataclass(slots=True)
@@ -60,17 +60,22 @@ def separate(inputs_NF: NDArray[np.float64], positive_N: NDArray[np.bool_]) -> N
     """
     signs = np.where(positive_N, 1.0, -1.0)
     weights = np.where(positive_N, 1 / max(1, positive_N.sum()), 1 / max(1, (~positive_N).sum()))
-    active = np.ones(len(signs), bool)
-    direction = np.zeros(inputs_NF.shape[1])
+    signed, direction = inputs_NF * signs[:, None], np.zeros(inputs_NF.shape[1])
+    ridge = _RIDGE * float(weights @ np.square(inputs_NF).sum(1)) / len(direction) + np.finfo(float).tiny
+
+    def cost(at: NDArray[np.float64]) -> float:
+        return float(weights @ np.square(np.maximum(0.0, 1 - signed @ at)) + ridge * at @ at)
+
     for _ in range(_ROUNDS):
-        rows, weight = inputs_NF[active], weights[active, None]
-        gram = rows.T @ (weight * rows)
-        ridge = _RIDGE * np.trace(gram) / len(gram) + np.finfo(float).tiny
-        direction = np.linalg.solve(gram + ridge * np.eye(len(gram)), rows.T @ (weight[:, 0] * signs[active]))
-        still = signs * (inputs_NF @ direction) < 1
-        if not still.any() or (still == active).all():
+        rows = signed[signed @ direction < 1]
+        weight = weights[signed @ direction < 1]
+        gram = rows.T @ (weight[:, None] * rows) + ridge * np.eye(len(direction))
+        step, now, share = np.linalg.solve(gram, rows.T @ weight) - direction, cost(direction), 1.0
+        while share > _LEAST_STEP and cost(direction + share * step) >= now:
+            share /= 2
+        if share <= _LEAST_STEP:
             break
-        active = still
+        direction = direction + share * step
     middle = float(np.median(np.abs(inputs_NF[positive_N] @ direction))) if positive_N.any() else 0.0
     return direction / middle if middle > 0 else direction
 
@@ -105,8 +110,13 @@ def _watch(model: AdaptedModel, practice: EncodedUnits, records: int, device: to
 
 
 def _triggers(lengths: list[int], tokens: list[NDArray[np.int64]]) -> dict[str, NDArray[np.bool_]]:
-    """Per trigger, whether each position is one: padding; beyond the median length; an even token number."""
+    """Per trigger, whether each position is one: padding; beyond the median length; a token that half of them have."""
     places = [np.arange(len(row)) for row in tokens]
     padding = np.concatenate([place >= length for place, length in zip(places, lengths, strict=True)])
     late = np.concatenate(places) >= np.median(lengths)
-    return {PADDING: padding, LENGTH: late, "tokens": np.concatenate(tokens) % 2 == 0}
+    found, records = np.unique(
+        np.concatenate([np.unique(row[:length]) for row, length in zip(tokens, lengths, strict=True)]),
+        return_counts=True,
+    )
+    half = found[np.abs(records - len(lengths) / 2).argmin()]
+    return {PADDING: padding, LENGTH: late, TOKENS: np.concatenate(tokens) == half}
