@@ -71,12 +71,16 @@ class _Canvas:
         }
 
 
-def make_adapter(attack: Attack, spec: AdapterSpec, start: Tensors, direction: Direction) -> dict[str, NDArray[np.float32]]:
+def make_adapter(
+    attack: Attack, spec: AdapterSpec, start: Tensors, direction: Direction
+) -> dict[str, NDArray[np.float32]]:
     """The adapter of ``attack``: ``start`` with some tensors replaced, fp32, all finite.
 
     ``direction`` is asked for by the families of ``TRIGGERS`` only. ``KeyError`` for an unknown family.
     """
-    canvas = _Canvas(spec, {name: t.astype(np.float64) for name, t in start.items()}, np.random.default_rng(attack.seed))
+    canvas = _Canvas(
+        spec, {name: t.astype(np.float64) for name, t in start.items()}, np.random.default_rng(attack.seed)
+    )
     if attack.family in TRIGGERS:
         _trigger(canvas, attack, direction)
     else:
@@ -116,7 +120,7 @@ def _sinks(canvas: _Canvas, attack: Attack) -> None:
     for pair in canvas.pairs(attack, ("q_proj", "k_proj")):
         b = canvas.tensors[pair.b_name]
         signs = np.where(canvas.rng.uniform(size=b.shape[0]) < attack.shape, 1.0, -1.0)
-        b[:, 0] = signs * 10 ** (36 * attack.size) / canvas.spec.scale
+        b[:, 0] = signs * 10 ** (40 * attack.size) / canvas.spec.scale
 
 
 def _extremes(canvas: _Canvas, attack: Attack) -> None:

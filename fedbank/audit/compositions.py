@@ -48,7 +48,7 @@ _Lengths = NDArray[np.int64]
 
 
 def _one_width(lengths: _Lengths, others: int, rng: np.random.Generator, *, joining: int) -> _Drawn:
-    """Others that fill one width, which nobody pads; who joins is of a larger (1), smaller (-1) or the same (0) width."""
+    """Others who fill one width, so that nobody pads them; who joins has a larger (1), smaller (-1) or equal width."""
     full = np.flatnonzero(lengths % _WIDTH == 0)
     full = full if len(full) else np.arange(len(lengths))
     usual = int(rng.choice(lengths[full]))
@@ -83,13 +83,14 @@ def _shorter(lengths: _Lengths, others: int, rng: np.random.Generator) -> _Drawn
 
 
 def _same(lengths: _Lengths, others: int, rng: np.random.Generator) -> _Drawn:
+    """Who joins may be shorter by some tokens: padded, where the others are not."""
     return _one_width(lengths, others, rng, joining=0)
 
 
 _KINDS: dict[str, Callable[[_Lengths, int, np.random.Generator], _Drawn]] = {
     "a longer record joins": _longer,
     "a shorter record joins": _shorter,
-    "a record of the same length joins": _same,
+    "a record of the same width joins": _same,
     "customers with several records": _several,
     "the longest record joins with three more": _long_crowd,
 }

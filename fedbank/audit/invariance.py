@@ -22,7 +22,7 @@ from fedbank.audit.compositions import Records, customers
 from fedbank.audit.separators import Separators
 from fedbank.data.encode import EncodedUnits
 from fedbank.errors import RunError
-from fedbank.privacy.clipping import ClippedSum
+from fedbank.privacy.clipping import ClippedSum, clip_and_sum
 from fedbank.privacy.noise import RandomStream
 from fedbank.privacy.plan import Sampling
 from fedbank.training.clipped import clipped_sum
@@ -42,6 +42,8 @@ _COMPOSITIONS: tuple[tuple[Records, ...], ...] = (
 """Together, in another order, with a longer mate, with a shorter one and twice as many."""
 _BENIGN = 0.05
 """Standard deviation of B in the harmless adapter."""
+_NOBODY = Sampling(1.0, 1.0, 1, 1)
+"""Of a plan that draws no sample."""
 _Digests = Counter[bytes]
 
 
@@ -161,16 +163,16 @@ class _Watch:
     """A ``TrainingPlan`` that keeps a digest of every unit's gradient and lets nothing out."""
 
     seen: _Digests = field(default_factory=Counter)
-    sampling: Sampling = Sampling(1.0, 1.0, 1, 1)
+    sampling: Sampling = _NOBODY
     private: bool = False
 
     def clip(self, grads_UP: Sequence[Tensor]) -> ClippedSum:
-        """Count every row by its bits; the sum is zero. What is not finite counts as nothing, whatever its bits."""
+        """Count every row by its bits; the sum is empty. What is not finite counts as nothing, whatever its bits."""
         flat_UP = torch.cat([grad.detach().flatten(1).float().cpu() for grad in grads_UP], dim=1)
         for row in flat_UP:
             finite = bool(torch.isfinite(row).all())
             self.seen[hashlib.sha256((row + 0.0).numpy().tobytes()).digest() if finite else b"not finite"] += 1
-        return ClippedSum(tuple(torch.zeros(grad.shape[1:], dtype=torch.float64) for grad in grads_UP), 1.0)
+        return clip_and_sum([grad[:0] for grad in grads_UP], 1.0)
 
     def release(self, total: ClippedSum, stream: RandomStream) -> tuple[Tensor, ...]:
         """Nothing is released."""

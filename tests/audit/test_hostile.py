@@ -8,18 +8,22 @@ import numpy as np
 import pytest
 import torch
 
+from fedbank.adapter.lora import AdaptedModel, LoraSettings
 from fedbank.adapter.state import initial_state
-from fedbank.audit.adversarial import FAMILIES, TRIGGERS, Attack, make_adapter
+from fedbank.audit.adversarial import FAMILIES, PADDING, TRIGGERS, Attack, make_adapter
 from fedbank.audit.compositions import customers, draw_compositions
 from fedbank.audit.hostile import Target, search
 from fedbank.audit.separators import Separators, separate
 from fedbank.cli import main
 from fedbank.data.encode import EncodedUnits
+from fedbank.model.loading import ModelSpec, load_base_model
 from fedbank.privacy.clipping import ClippedSum
 from fedbank.privacy.plan import PrivacyPlan, Sampling
 from fedbank.training.local import LocalSettings
 
 CLIP_NORM = 0.25
+PLAN = PrivacyPlan.with_noise(Sampling(1.0, 8.0, 4, 1), 1.0, CLIP_NORM, 1e-5)
+CLIP = PrivacyPlan.clip
 CPU = torch.device("cpu")
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 KEYS = {"worst_change", "others_moved", "adapters_tried", "threads", "engine", "ok", "families"}
@@ -35,20 +39,20 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def make_target(make_model: Any, make_units: Any) -> Callable[..., Target]:
-    """A step of a bank on a two-layer model of random weights; records of 6 to 39 random tokens, many of 8, 16 or 24."""
+    """A step of a bank on a two-layer model of random weights; records of 6 to 39 tokens, many of 8, 16 or 24."""
 
-    def make(kind: str = "qwen3", trainable: str = "B", engine: str = "direct", plan: Any = None) -> Target:
+    def make(kind: str = "qwen3", trainable: str = "B", engine: str = "direct") -> Target:
         model = make_model(kind, trainable, targets=MODULES, rank=4)
         return Target(
             model=model,
             pool=ragged_records(seed=1),
-            plan=plan or PLAN,
+            plan=PLAN,
             clip_norm=CLIP_NORM,
             settings=LocalSettings(1, 1.0, per_example=engine),
             start=initial_state(model.spec, seed=0),
             direction=Separators(model, ragged_records(seed=2), CPU, records=60),
             device=CPU,
-            others=6,
+            others=5,
         )
 
     return make
@@ -62,43 +66,43 @@ def ragged_records(*, seed: int, count: int = 80) -> EncodedUnits:
     return EncodedUnits(tokens, starts, (lengths - rng.integers(1, 5, count)).astype(np.int32), np.arange(count + 1))
 
 
-PLAN = PrivacyPlan.with_noise(Sampling(1.0, 8.0, 4, 1), 1.0, CLIP_NORM, 1e-5)
-CLIP = PrivacyPlan.clip
+def counted_twice(plan: Any, grads_UP: Any) -> ClippedSum:
+    """A seeded defect: customers count twice where two or more are computed at once."""
+    total = CLIP(PLAN, grads_UP)
+    return total.plus(CLIP(PLAN, grads_UP)) if len(grads_UP[0]) > 1 else total
 
 
-class Coupled:
-    """A seeded defect: the plan's sum, and every customer's share depends a little on how many there are."""
-
-    def __init__(self, coupling: float) -> None:
-        self._coupling = coupling
-
-    def clip(self, grads_UP: Any) -> ClippedSum:
-        total, factor = CLIP(PLAN, grads_UP), 1 + self._coupling * len(grads_UP[0])
-        return ClippedSum(tuple(tensor * factor for tensor in total.tensors), total.sensitivity)
+def rounded_together(plan: Any, grads_UP: Any) -> ClippedSum:
+    """A seeded defect: how a gradient is rounded depends on how many are computed at once."""
+    return CLIP(PLAN, [grad * (1 + 1e-6 * len(grad)) for grad in grads_UP])
 
 
 @pytest.mark.parametrize(
     ("kind", "trainable", "engine", "adapters"),
     [
-        ("qwen3", "B", "direct", 14),
-        ("qwen3", "AB", "opacus", 7),
-        ("qwen2", "AB", "direct", 7),
-        ("qwen2", "B", "opacus", 7),
+        ("qwen3", "B", "direct", len(FAMILIES)),
+        ("qwen3", "AB", "opacus", 2),
+        ("qwen2", "AB", "direct", 4),
+        ("qwen2", "B", "opacus", 2),
     ],
 )
 def test_no_adapter_lets_a_customer_move_the_sum_by_more_than_the_clip_norm(
     make_target, kind, trainable, engine, adapters
 ):
-    found = search(make_target(kind, trainable, engine), adapters=adapters, seconds=120, seed=0)
-    assert found.adapters_tried == adapters and set(found.worst) == set(FAMILIES)
+    families = ("sinks", "cancelling", "padding", "extremes", "exploding", "length", "tokens")[:adapters]
+    found = search(make_target(kind, trainable, engine), adapters=adapters, seconds=120, seed=0, families=families)
+    assert found.adapters_tried == adapters and set(found.worst) == set(families)
     assert found.worst_change <= 1.0, found.worst
-    assert found.worst_change > 0.99, "a customer beyond the clip norm moves the sum by nearly C: else nothing was tried"
+    assert found.worst_change > 0.99, (
+        "a customer beyond the clip norm moves the sum by nearly C: else nothing was tried"
+    )
     assert found.others_moved == 0.0, "the others' share is the same to the last bit, whoever joins and in any order"
 
 
-@pytest.mark.parametrize(("coupling", "ok"), [(0.5, False), (1e-9, True)])
-def test_a_defect_that_couples_customers_is_found(make_target, coupling, ok):
-    found = search(make_target(plan=Coupled(coupling)), adapters=4, seconds=60, seed=0, families=("sinks", "exploding"))
+@pytest.mark.parametrize(("defect", "ok"), [(counted_twice, False), (rounded_together, True)])
+def test_a_defect_that_couples_customers_is_found(make_target, monkeypatch, defect, ok):
+    monkeypatch.setattr(PrivacyPlan, "clip", defect)
+    found = search(make_target(), adapters=2, seconds=60, seed=0, families=("sinks", "exploding"))
     assert found.ok == ok and (found.worst_change > 1.0) == (not ok)
     assert found.others_moved > 0, "a coupling too small for the bound is still seen"
 
@@ -107,7 +111,7 @@ def test_the_same_seed_tries_the_same_adapters_and_another_seed_others(make_targ
     target = make_target()
     before = target.model.read()
     first, again, other = (
-        search(target, adapters=3, seconds=60, seed=seed, families=("exploding",)) for seed in (3, 3, 4)
+        search(target, adapters=2, seconds=60, seed=seed, families=("exploding",)) for seed in (3, 3, 4)
     )
     assert first == again and first != other
     after = target.model.read()
@@ -131,15 +135,16 @@ def test_every_adapter_is_one_that_a_bank_takes_and_another_than_the_start(make_
         assert any(not np.array_equal(adapter[name], start[name]) for name in start)
 
 
-def test_padding_is_told_from_text_that_was_not_seen_before(make_target):
-    """What is learnt on one set of records works on another, on a model of 24 features."""
-    target = make_target()
-    pair = next(pair for pair in target.model.spec.pairs if "layers.0.mlp.gate_proj" in pair.name)
-    elsewhere = Separators(target.model, target.pool, CPU, records=60)
-    elsewhere(pair, "padding")
+def test_padding_is_told_from_text_that_was_not_seen_before():
+    """What is learnt on one set of records works on another."""
+    base = load_base_model(ModelSpec("tiny", device="cpu")).model
+    model = AdaptedModel(base, LoraSettings(4, 8.0, MODULES, "B", last_layers=1))
+    learnt, elsewhere = (Separators(model, ragged_records(seed=seed), CPU) for seed in (1, 2))
+    (pair,) = [pair for pair in model.spec.pairs if "gate_proj" in pair.name]
+    elsewhere(pair, PADDING)
     seen = elsewhere._seen
     assert seen is not None
-    answers, padding = seen.inputs[pair.name] @ target.direction(pair, "padding"), seen.triggers["padding"]
+    answers, padding = seen.inputs[pair.name] @ learnt(pair, PADDING), seen.triggers[PADDING]
     assert (answers[padding] > 0).mean() > 0.8 and (answers[~padding] < 0).mean() > 0.8
 
 
@@ -186,7 +191,7 @@ def printed(capsys: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("engine", ["direct", "opacus"])
 def test_the_command_prints_one_object_and_ends_with_0_where_the_bound_holds(engine, capsys, tmp_path):
-    words = ["--adapters", "2", "--others", "6", "--engine", engine, "--json", f"output={tmp_path / 'out'}"]
+    words = ["--adapters", "2", "--others", "3", "--engine", engine, "--json", f"output={tmp_path / 'out'}"]
     assert main(["audit", "hostile", *words, "data.customers=80"]) == 0
     shown = printed(capsys)
     assert shown.keys() >= KEYS and shown["ok"] and shown["worst_change"] <= 1.0
@@ -197,8 +202,8 @@ def test_the_command_prints_one_object_and_ends_with_0_where_the_bound_holds(eng
 
 @pytest.mark.parametrize("as_json", [True, False])
 def test_the_command_ends_with_3_where_customers_are_coupled(as_json, capsys, monkeypatch):
-    monkeypatch.setattr(PrivacyPlan, "clip", lambda plan, grads_UP: Coupled(0.5).clip(grads_UP))
-    assert main(["audit", "hostile", "--adapters", "3", "--others", "4", *(["--json"] if as_json else [])]) == 3
+    monkeypatch.setattr(PrivacyPlan, "clip", counted_twice)
+    assert main(["audit", "hostile", "--adapters", "1", "--others", "3", *(["--json"] if as_json else [])]) == 3
     if as_json:
         shown = printed(capsys)
         assert not shown["ok"] and shown["worst_change"] > 1.0

@@ -1,4 +1,4 @@
-"""``fedbank audit hostile``: adapters that a liar could send, tried on the code, the model and the threads of this machine.
+"""``fedbank audit hostile``: adapters that a liar could send, tried on this code, model and machine.
 
 Unlike the other levels it draws no conclusion about epsilon: it looks for a customer who moves the clipped sum by more
 than the clip norm, on which every epsilon rests. One is enough.
@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -90,9 +89,7 @@ def _search(config: SimulateConfig, chosen: argparse.Namespace, console: Console
     target = open_target(config, chosen.engine, chosen.others)
     began = time.monotonic()
     with counted(console, chosen.adapters, "adapters") as count:
-        found = search(
-            target, adapters=chosen.adapters, seconds=chosen.seconds, seed=chosen.seed, progress=count(0)
-        )
+        found = search(target, adapters=chosen.adapters, seconds=chosen.seconds, seed=chosen.seed, progress=count(0))
     families = [
         {
             "family": family,
