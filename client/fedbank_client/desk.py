@@ -131,12 +131,12 @@ class Desk:
         return self._home.bank
 
     def prepare(self) -> None:
-        """Open the campaign that was agreed to, if there is one: what this machine cannot do is said at its start.
+        """Try the machine on the campaign that was agreed to, if there is one: what it cannot do is said at its start.
 
         ``RunError`` as a round of it would raise.
         """
         if self._current_name() is not None:
-            self._open()
+            self.open_bank()
 
     def consider(self, content: bytes) -> Acceptance:
         """The bank's consent to a signed proposal, kept on disk; the same proposal is accepted any number of times.
@@ -183,8 +183,13 @@ class Desk:
         return Receipt(found)
 
     def open_bank(self) -> "PolicedBank":
-        """Whoever trains in the campaign that was agreed to last; ``UpdateError`` if there is none."""
+        """Whoever trains in the campaign that was agreed to last; ``UpdateError`` if there is none.
+
+        The machine is tried first, once: ``RunError`` if it cannot keep customers apart at all.
+        """
         agreement, bank = self._open()
+        own = local_settings(agreement.proposal.terms.training)
+        bank.compute(self._machine.settings_for(self._model_of(agreement), own, self._resources.base.device))
         offer = offer_of(agreement.proposal, agreement.plan)
         return PolicedBank(bank, offer, self._home.policy, self._note, self._now, self.progress)
 
@@ -264,20 +269,18 @@ class Desk:
     def _open_bank(self, agreement: Agreement) -> Bank:
         terms, model = agreement.proposal.terms, self._model_of(agreement)
         campaign, num_steps = agreement.proposal.campaign, terms.training.local_steps
-        device = self._resources.base.device
-        settings = self._machine.settings_for(model, local_settings(terms.training), device)
 
         def disclose(charges: Sequence[Charge], campaign: str, delta: float) -> Disclosure | None:
             return disclosure(read_policy(self._home.policy).disclose_epsilon, charges, campaign, delta)
 
         return Bank(
             self.name,
-            Participation(campaign, agreement.plan, settings),
+            Participation(campaign, agreement.plan, local_settings(terms.training)),
             agreement.data,
             lambda: model,
             self._home.folder / TRAINING,
             stream_for_round=self._stream_for_round,
-            device=device,
+            device=self._resources.base.device,
             budget=PolicyLimit(self._home.policy),
             on_step=lambda number, done: self.progress.stepped(campaign, number, done, num_steps),
             disclose=disclose,
