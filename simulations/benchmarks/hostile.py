@@ -29,7 +29,7 @@ _CUSTOMERS, _SECONDS = 200, 600.0
 
 
 def random_model(kind: str, folder: Path) -> Path:
-    """A folder with a two-layer ``"qwen2"`` or ``"qwen3"`` of random weights, as wide as the tiny model, with its tokenizer."""
+    """Two layers of a ``"qwen2"`` or ``"qwen3"`` in a folder, random weights, the tiny model's sizes and tokenizer."""
     tiny = AutoConfig.from_pretrained(tiny_folder())
     sizes = {name: getattr(tiny, name) for name in (*_SHARED, "pad_token_id", "eos_token_id")}
     common = {**sizes, "num_hidden_layers": 2, "initializer_range": 0.1}
