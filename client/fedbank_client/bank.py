@@ -10,7 +10,7 @@ whose update was kept or sent is therefore charged exactly once.
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -105,6 +105,10 @@ class Bank:
     @property
     def _model(self) -> AdaptedModel:
         return self._get_model()
+
+    def compute(self, settings: LocalSettings) -> None:
+        """From now on compute with ``settings``: those agreed to, but for how many customers at once."""
+        self._participation = replace(self._participation, settings=settings)
 
     def train(self, request: bytes) -> Update:
         """The bank's update to one round.

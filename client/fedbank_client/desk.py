@@ -37,6 +37,7 @@ from fedbank_client.lineage import Lineage, campaign_reach
 from fedbank_client.policy import CampaignOffer, ClosedError, read_policy
 from fedbank_client.progress import ProgressWatch
 from fedbank_client.seal import BankSeal
+from fedbank_client.self_test import MachineTest
 from fedbank_client.standing import StoppedError, check_standing
 from fedbank_client.terms import local_settings, lora_settings, training_plan, units_of
 
@@ -101,7 +102,7 @@ class PolicyLimit:
 
 
 class Desk:
-    """One bank's decisions, in its folder ``home``; ``note`` keeps the evidence of them.
+    """One bank's decisions, in its folder ``home``; ``note`` keeps the evidence of them, ``say`` tells who watches.
 
     ``now`` and ``stream_for_round`` are for tests to replace, in code only: a deployed bank's noise is secure.
     """
@@ -113,6 +114,7 @@ class Desk:
         resources: Resources,
         note: Note,
         *,
+        say: Callable[[str], None] = lambda line: None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         stream_for_round: Callable[[int], RandomStream] | None = None,
     ) -> None:
@@ -120,6 +122,7 @@ class Desk:
         self._note, self._now, self._stream_for_round = note, now, stream_for_round
         self.progress = ProgressWatch(now)
         """How far the round at work is."""
+        self._machine = MachineTest(say)
         self._key = home.load_signing_key()
         self._encoded: dict[int, EncodedUnits] = {}
         self._attached: tuple[LoraSettings, AdaptedModel] | None = None
@@ -129,6 +132,14 @@ class Desk:
     def name(self) -> str:
         """The bank's name."""
         return self._home.bank
+
+    def prepare(self) -> None:
+        """Try the machine on the campaign that was agreed to, if there is one: what it cannot do is said at its start.
+
+        ``RunError`` as a round of it would raise.
+        """
+        if self._current_name() is not None:
+            self.open_bank()
 
     def consider(self, content: bytes) -> Acceptance:
         """The bank's consent to a signed proposal, kept on disk; the same proposal is accepted any number of times.
@@ -177,8 +188,13 @@ class Desk:
         return Receipt(found)
 
     def open_bank(self) -> "PolicedBank":
-        """Whoever trains in the campaign that was agreed to last; ``UpdateError`` if there is none."""
+        """Whoever trains in the campaign that was agreed to last; ``UpdateError`` if there is none.
+
+        The machine is tried first, once: ``RunError`` if it cannot keep customers apart at all.
+        """
         agreement, bank = self._open()
+        own = local_settings(agreement.proposal.terms.training)
+        bank.compute(self._machine.settings_for(self._model_of(agreement), own, self._resources.base.device))
         offer = offer_of(agreement.proposal, agreement.plan)
         return PolicedBank(bank, offer, self._home.policy, self._note, self._now, self.progress)
 

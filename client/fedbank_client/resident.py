@@ -35,7 +35,8 @@ def serve(home: Home, config: ClientConfig, stop: threading.Event, say: Callable
         def note(action: str, about: str, result: str) -> None:
             evidence.append(action, about, result, home.bank)
 
-        desk = Desk(home, config, load_resources(config, say), note)
+        desk = Desk(home, config, load_resources(config, say), note, say=say)
+        _prepare(desk, say)
         settings = NodeSettings(
             _access(home), status_file(home), home.folder / "flower", progress=partial(_progress, desk)
         )
@@ -43,6 +44,14 @@ def serve(home: Home, config: ClientConfig, stop: threading.Event, say: Callable
         note("client-started", desk.name, "ready")
         run_node(settings, bank_app(desk), stop)
         note("client-stopped", desk.name, "asked to")
+
+
+def _prepare(desk: Desk, say: Callable[[str], None]) -> None:
+    """What stands in the way of a round is said now; the coordinator is answered all the same, with a refusal."""
+    try:
+        desk.prepare()
+    except FedBankError as error:
+        say(str(error))
 
 
 def bank_app(desk: Desk) -> ClientApp:

@@ -39,7 +39,7 @@ class RecordBatch:
 
     ``position_M`` indexes the flattened (N·T) positions; ``row_M`` is the record's row; ``slot_M`` its place among the
     N·``answers`` places for predictions; ``weight_N`` scales each record's loss; ``answer_length_N`` is its number of
-    answer tokens. ``padding_NT`` is true where there is no token, ``None`` if there is one everywhere.
+    answer tokens. ``padding_NT`` is true where there is no token.
     """
 
     input_NT: Tensor
@@ -50,7 +50,7 @@ class RecordBatch:
     answers: int
     weight_N: Tensor
     answer_length_N: Tensor
-    padding_NT: Tensor | None
+    padding_NT: Tensor
 
 
 def shape_of(data: EncodedUnits, records: NDArray[np.int64]) -> Shape:
@@ -103,5 +103,5 @@ def collate(
         answers,
         torch.tensor(weights, dtype=torch.float32, device=device),
         torch.from_numpy(counts).to(device),
-        torch.from_numpy(padding).to(device) if padding.any() else None,
+        torch.from_numpy(padding).to(device),
     )

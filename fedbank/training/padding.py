@@ -2,7 +2,8 @@
 
 A coordinator's adapter can be such that it overflows at padding positions only. There 0·∞ would make the gradient of
 whatever is padded NaN, and a gradient that is not finite counts as zero. So an adapted layer's input X is zero at
-padding on the way forward and its output gradient G is zero at padding on the way back, before GᵀX is formed.
+padding on the way forward and its output gradient G is zero at padding on the way back, before GᵀX is formed. That is done whether or not anything is padded: a copy that is made for some batches only
+would make the result depend on batch mates.
 """
 
 from collections.abc import Iterator
@@ -21,9 +22,9 @@ class PaddingGuard:
     def __init__(self) -> None:
         self._padding_NT1: Tensor | None = None
 
-    def begin(self, padding_NT: Tensor | None) -> None:
-        """``padding_NT`` is true where there is no token; ``None``: nowhere."""
-        self._padding_NT1 = None if padding_NT is None else padding_NT.unsqueeze(2)
+    def begin(self, padding_NT: Tensor) -> None:
+        """``padding_NT`` is true where there is no token."""
+        self._padding_NT1 = padding_NT.unsqueeze(2)
 
     def before(self, layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         """Forward pre-hook: the layer's input, zero at padding."""

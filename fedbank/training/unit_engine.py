@@ -2,8 +2,8 @@
 
 Units of one shape may be computed together. Whether that changes a single bit is a property of the machine, its number
 of threads and its libraries: matrix products pick their algorithm by the number of rows. So the first time that a
-number of units of a shape is to be computed together, as many copies of a random unit are, on a twin of the model with
-a random adapter, and compared with that unit alone. Where they differ, fewer are computed together, in the end one at a
+number of units of a shape is to be computed together, as many random ones are, on a twin of the model with a
+random adapter, and compared with each of them alone. Where they differ, fewer are computed together, in the end one at a
 time. Random tokens and a random adapter: nothing of a customer and nothing of the coordinator's takes part.
 """
 
@@ -94,21 +94,31 @@ def unit_engine(model: AdaptedModel, name: str, device: torch.device, mask_seed:
 
 
 def _compare(twin: AdaptedModel, engine: UnitEngine, shape: Shape, size: int) -> bool:
-    """Whether ``size`` units of ``shape`` together have, to the bit, the gradients that each has alone."""
-    seed = 0 if twin.dropout else None
-    with unit_engine(twin, engine.name, engine.device, seed) as twins_engine:
-        data, unit = _random_unit(shape, twin.base.config.vocab_size), np.arange(shape.records)
-        alone = twins_engine.take(data, [unit], shape, 0)
-        together = twins_engine.take(data, [unit] * size, shape, 0)
-    return all(torch.equal(one.expand_as(many), many) for one, many in zip(alone, together, strict=True))
+    """Whether ``size`` units of ``shape`` together have, to the bit, the gradients that each has alone.
+
+    Two random units in turns, one without padding and one with as much as the shape can have.
+    """
+    data, units = _random_units(shape, twin.base.config.vocab_size)
+    together = [units[place % 2] for place in range(size)]
+    with unit_engine(twin, engine.name, engine.device, 0 if twin.dropout else None) as own:
+        alone = [own.take(data, [unit], shape, 0) for unit in units]
+        many = own.take(data, together, shape, 0)
+    return all(
+        torch.equal(one[0], both[place])
+        for turn in (0, 1)
+        for one, both in zip(alone[turn], many, strict=True)
+        for place in range(turn, size, 2)
+    )
 
 
-def _random_unit(shape: Shape, vocabulary: int) -> EncodedUnits:
-    rng, rows = np.random.default_rng(shape.width), shape.records
-    tokens = rng.integers(0, vocabulary, rows * shape.width).astype(np.int32)
-    starts = np.arange(rows + 1, dtype=np.int64) * shape.width
-    answers = np.full(rows, max(1, shape.width - shape.answers), np.int32)
-    return EncodedUnits(tokens, starts, answers, np.asarray([0, rows], np.int64))
+def _random_units(shape: Shape, vocabulary: int) -> tuple[EncodedUnits, list[Unit]]:
+    rng, rows, answers = np.random.default_rng(shape.width), shape.records, max(1, shape.answers // 2)
+    lengths = np.repeat([shape.width, min(shape.width, answers + 1)], rows)
+    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    tokens = rng.integers(0, vocabulary, starts[-1]).astype(np.int32)
+    offsets = np.maximum(1, lengths - np.repeat([shape.answers, answers], rows)).astype(np.int32)
+    data = EncodedUnits(tokens, starts, offsets, np.asarray([0, rows, 2 * rows], np.int64))
+    return data, [np.arange(rows), np.arange(rows, 2 * rows)]
 
 
 def _randomise(twin: AdaptedModel) -> None:

@@ -126,6 +126,35 @@ def test_a_proposal_that_the_policy_allows_is_accepted_again_and_again(
     assert [entry[0] for entry in notes] == ["campaign-accepted"] * 2
 
 
+def test_a_bank_tries_its_machine_before_it_trains_and_computes_customers_singly_where_it_must(
+    make_member: Callable[..., Home], desk_of: Callable[..., Desk], propose: Callable[..., bytes]
+) -> None:
+    """The seeded machine lets a customer's bits depend on the batch, as some kernels do."""
+    home, said = make_member(), list[str]()
+    desk_of(home).consider(propose())
+    desk = desk_of(home, say=said.append)
+    embedding = desk._resources.base.model.model.embed_tokens
+    hook = embedding.register_forward_hook(lambda module, given, out: out + 1e-6 * out.mean())
+    try:
+        desk.prepare()
+        desk.consider(propose())
+        desk.prepare()
+    finally:
+        hook.remove()
+    assert len(said) == 1 and "one at a time" in said[0], "told once, at the start"
+    assert desk._current is not None
+    settings = desk._current[1]._participation.settings
+    assert (settings.micro_batch, settings.num_steps) == (1, 2)
+
+
+def test_a_bank_without_a_campaign_has_nothing_to_try(
+    make_member: Callable[..., Home], desk_of: Callable[..., Desk]
+) -> None:
+    said = list[str]()
+    desk_of(make_member(), say=said.append).prepare()
+    assert said == []
+
+
 REFUSED = {
     "epsilon": ({}, ["privacy.epsilon=9"], PrivacyError, "epsilon"),
     "policy-epsilon": ({"max_epsilon_per_campaign": "1.0"}, [], PrivacyError, "epsilon"),

@@ -1,4 +1,4 @@
-"""``fedbank audit mechanism|gradient|canary|mia``."""
+"""``fedbank audit mechanism|gradient|hostile|canary|mia``."""
 
 import argparse
 import sys
@@ -19,6 +19,7 @@ from fedbank.errors import ConfigError, RunError
 from fedbank.model.quiet import quiet_libraries
 from fedbank.privacy.accounting import round_up
 from fedbank.privacy.plan import PrivacyPlan, Sampling
+from fedbank_simulations.audit.hostile import HOSTILE, HOSTILE_PURPOSE, hostile_command
 from fedbank_simulations.audit.page import Audit, write_page
 from fedbank_simulations.audit.workers import counted, processes
 from fedbank_simulations.folder import choose_output
@@ -44,9 +45,11 @@ _EXITS = "exit codes: 0 no violation found, 3 a bound exceeds its claim, 2 somet
 
 def audit_command(words: Sequence[str]) -> int:
     """Attack the code or an adapter and compare with the claim; the exit code."""
+    if words and words[0] == HOSTILE:
+        return hostile_command(words[1:])
     if not words or words[0] not in _LEVELS:
         asked = bool(words) and words[0] in ("-h", "--help")
-        said = "" if asked or not words else f"Expected an audit ({', '.join(_LEVELS)}), got {words[0]!r}.\n"
+        said = "" if asked or not words else f"Expected an audit ({', '.join(_purposes())}), got {words[0]!r}.\n"
         (sys.stdout if asked else sys.stderr).write(said + _usage())
         return EXIT_OK if asked else EXIT_USER_ERROR
     level, (purpose, add_options, run) = words[0], _LEVELS[words[0]]
@@ -69,8 +72,12 @@ def audit_command(words: Sequence[str]) -> int:
 
 
 def _usage() -> str:
-    rows = "".join(f"  {name:<10} {purpose}\n" for name, (purpose, _, _) in _LEVELS.items())
+    rows = "".join(f"  {name:<10} {purpose}\n" for name, purpose in _purposes().items())
     return f"usage: fedbank audit LEVEL ...   (fedbank audit LEVEL --help tells more)\n\n{rows}\n{_EXITS}\n"
+
+
+def _purposes() -> dict[str, str]:
+    return {**{name: purpose for name, (purpose, _, _) in _LEVELS.items()}, HOSTILE: HOSTILE_PURPOSE}
 
 
 def conclude(audit: Audit, page: Path | None, console: Console, *, as_json: bool) -> int:

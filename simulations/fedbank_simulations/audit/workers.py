@@ -28,8 +28,8 @@ def _one_thread() -> None:
 
 
 @contextmanager
-def counted(console: Console, total: int) -> Iterator[Callable[[int], Callable[[int], None]]]:
-    """Progress over several audits: a bar on a terminal, a line for each quarter otherwise."""
+def counted(console: Console, total: int, what: str = "trials") -> Iterator[Callable[[int], Callable[[int], None]]]:
+    """Progress over several audits, in ``what``: a bar on a terminal, a line for each quarter otherwise."""
     done: dict[int, int] = {}
 
     def counter(show: Callable[[int], None]) -> Callable[[int], Callable[[int], None]]:
@@ -44,7 +44,7 @@ def counted(console: Console, total: int) -> Iterator[Callable[[int], Callable[[
 
     if console.is_terminal:
         with Progress(console=console, transient=True) as bar:
-            task = bar.add_task("trials", total=total)
+            task = bar.add_task(what, total=total)
             yield counter(lambda trials: bar.update(task, completed=trials))
         return
     shown = [0]
@@ -52,6 +52,6 @@ def counted(console: Console, total: int) -> Iterator[Callable[[int], Callable[[
     def show(trials: int) -> None:
         if 4 * trials // total > shown[0]:
             shown[0] = 4 * trials // total
-            console.print(f"{trials} of {total} trials", highlight=False)
+            console.print(f"{trials} of {total} {what}", highlight=False)
 
     yield counter(show)
