@@ -2,8 +2,8 @@
 
 A coordinator's adapter can be such that it overflows at padding positions only. There 0·∞ would make the gradient of
 whatever is padded NaN, and a gradient that is not finite counts as zero. So an adapted layer's input X is zero at
-padding on the way forward and its output gradient G is zero at padding on the way back, before GᵀX is formed. That is done whether or not anything is padded: a copy that is made for some batches only
-would make the result depend on batch mates.
+padding on the way forward and its output gradient G is zero at padding on the way back, before GᵀX is formed. That is
+done whether or not anything is padded: a copy that is made for some batches only would depend on batch mates.
 """
 
 from collections.abc import Iterator

@@ -2,9 +2,9 @@
 
 Units of one shape may be computed together. Whether that changes a single bit is a property of the machine, its number
 of threads and its libraries: matrix products pick their algorithm by the number of rows. So the first time that a
-number of units of a shape is to be computed together, as many random ones are, on a twin of the model with a
-random adapter, and compared with each of them alone. Where they differ, fewer are computed together, in the end one at a
-time. Random tokens and a random adapter: nothing of a customer and nothing of the coordinator's takes part.
+number of units of a shape is to be computed together, as many random ones are, on a twin of the model with a random
+adapter, and compared with each of them alone. Where they differ, fewer are computed together, in the end one at a time.
+Random tokens and a random adapter: nothing of a customer and nothing of the coordinator's takes part.
 """
 
 from collections.abc import Iterator, Sequence
