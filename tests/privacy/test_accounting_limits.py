@@ -4,7 +4,6 @@ import math
 
 import mpmath
 import pytest
-from contour import contour_epsilon
 
 from fedbank.errors import PrivacyError
 from fedbank.privacy.accounting import LEAST_DELTA, REPLACE_ONE, Account, PrivacyEvent, account, compute_epsilon
@@ -13,6 +12,7 @@ from fedbank.privacy.composition import MOST_CELLS, compose
 from fedbank.privacy.plan import MOST_STEPS, PrivacyPlan, Sampling
 from fedbank.privacy.step_loss import REMOVE, discretise
 from fedbank_client.policy import _LEAST_DELTA as POLICYS_LEAST
+from simulations.benchmarks.contour import contour_epsilon
 
 SMALL = (1e-14, 1e-13, 1e-12, 1e-10, 1e-8, 1e-5, 1e-2)
 

@@ -7,21 +7,28 @@ many digits, however small delta is. Both directions, of which the worse counts.
 """
 
 import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import brentq
 
+Array = NDArray[Any]
 
-def contour_epsilon(q: float, sigma: float, steps: int, delta: float) -> float:
-    """The true epsilon, to some 1e-7; for tens of steps or more, where the integrand falls off soon."""
+
+def contour_epsilon(q: float, sigma: float, steps: int, delta: float, *, points: int = 40) -> float:
+    """The true epsilon, to some 1e-7; for tens of steps or more, where the integrand falls off soon.
+
+    ``points`` on the line for every saddle: more where single losses are large, which a coarse sum takes for others.
+    """
     x = np.linspace(-14 * sigma - 1, 14 * sigma + 1, 12_001)
     without = np.exp(-(x**2) / (2 * sigma**2)) / (sigma * math.sqrt(2 * math.pi)) * (x[1] - x[0])
     ratio = np.log1p(q * np.expm1((2 * x - 1) / (2 * sigma**2)))
     with_unit = without * np.exp(ratio)
-    return max(_one_way(with_unit, ratio, steps, delta), _one_way(without, -ratio, steps, delta))
+    return max(_one_way(with_unit, ratio, steps, delta, points), _one_way(without, -ratio, steps, delta, points))
 
 
-def _one_way(mass: np.ndarray, loss: np.ndarray, steps: int, delta: float) -> float:
+def _one_way(mass: Array, loss: Array, steps: int, delta: float, points: int) -> float:
     def tilted(s: float) -> tuple[float, float]:
         """log M(s)^n and its derivative."""
         top = float((s * loss).max())
@@ -36,7 +43,7 @@ def _one_way(mass: np.ndarray, loss: np.ndarray, steps: int, delta: float) -> fl
     while above(most) < 0:
         most *= 2
     saddle = float(brentq(above, 1e-9, most))
-    (log_moment, top), step = tilted(saddle), saddle / 40
+    (log_moment, top), step = tilted(saddle), saddle / points
     line, powers = _line(mass * np.exp(saddle * loss - log_moment / steps), loss, steps, saddle, step)
 
     def log_delta(epsilon: float) -> float:
@@ -50,9 +57,7 @@ def _one_way(mass: np.ndarray, loss: np.ndarray, steps: int, delta: float) -> fl
     return float(brentq(lambda epsilon: log_delta(epsilon) - math.log(delta), low, top, xtol=1e-10))
 
 
-def _line(
-    weights: np.ndarray, loss: np.ndarray, steps: int, saddle: float, step: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _line(weights: Array, loss: Array, steps: int, saddle: float, step: float) -> tuple[Array, Array]:
     """Points upwards from the saddle, and the logarithms of M^n there, until it is small."""
     heights, powers = [0.0], [0j]
     while powers[-1].real > -30:
