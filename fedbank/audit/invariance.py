@@ -53,6 +53,8 @@ class SelfTest:
 
     ``compositions``: how many were compared with their customers alone; ``unequal``: in how many of them any bit of a
     gradient differed. ``seconds_alone`` and ``seconds_together``: for one customer, computed alone and in a batch.
+    ``batches``: how many sizes of batches training tried by itself (``fedbank.training.unit_engine``), and how many of
+    them it does not use, since they changed a bit.
     """
 
     compositions: int
@@ -60,6 +62,7 @@ class SelfTest:
     micro_batch: int
     seconds_alone: float
     seconds_together: float
+    batches: tuple[int, int] = (0, 0)
 
     @property
     def equal(self) -> bool:
@@ -74,7 +77,9 @@ class SelfTest:
     def sentence(self) -> str:
         """What a person should know."""
         if self.equal:
-            return f"Self-test: {self.compositions} compositions of customers, equal to the last bit."
+            tried, unused = self.batches
+            smaller = f" {unused} of {tried} sizes of batches changed a bit and are not used." if unused else ""
+            return f"Self-test: {self.compositions} compositions of customers, equal to the last bit.{smaller}"
         return (
             f"Self-test: on this machine a customer's gradient depends on who is beside them in {self.unequal} of "
             f"{self.compositions} compositions. Customers are computed one at a time instead, {self.price:.1f} times "
@@ -109,6 +114,7 @@ def run_self_test(
         1 if trial.unequal else settings.micro_batch,
         trial.seconds_alone / max(1, trial.units_alone),
         trial.seconds_together / max(1, trial.units_together),
+        (len(model.shared.verdicts), sum(not verdict for verdict in model.shared.verdicts.values())),
     )
 
 

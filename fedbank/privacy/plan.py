@@ -89,7 +89,7 @@ class UnprotectedPlan:
 
     def release(self, total: ClippedSum, stream: RandomStream) -> tuple[Tensor, ...]:
         """The sum divided by the expected batch size; ``stream`` is not used."""
-        return tuple(tensor / self.sampling.expected_batch_size for tensor in total.tensors)
+        return tuple(tensor.float() / self.sampling.expected_batch_size for tensor in total.tensors)
 
     def digest(self) -> str:
         """SHA-256 of the plan's public values, hexadecimal."""

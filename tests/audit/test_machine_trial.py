@@ -12,6 +12,7 @@ from torch import Tensor
 from fedbank.audit.invariance import SelfTest, run_self_test
 from fedbank.errors import RunError
 from fedbank.training.local import LocalSettings
+from fedbank.training.unit_engine import UnitEngine
 from fedbank_client.self_test import MachineTest
 
 CPU = torch.device("cpu")
@@ -58,7 +59,11 @@ def test_where_a_customer_is_computed_the_same_beside_anybody_batches_stay(make_
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_where_batch_mates_change_a_bit_one_customer_at_a_time_is_computed_and_the_price_is_said(make_model, engine):
+def test_where_batch_mates_change_a_bit_one_customer_at_a_time_is_computed_and_the_price_is_said(
+    make_model, engine, monkeypatch
+):
+    """Should training's own trial of batches miss it."""
+    monkeypatch.setattr(UnitEngine, "_is_exact", lambda *given: True)
     model = make_model("qwen3", targets=MODULES)
     with embeddings(model, mixed):
         found = run_self_test(model, LocalSettings(1, 1.0, micro_batch=32, per_example=engine), CPU)
@@ -67,6 +72,15 @@ def test_where_batch_mates_change_a_bit_one_customer_at_a_time_is_computed_and_t
     said = found.sentence()
     assert f"in {found.unequal} of 16 compositions" in said and "one at a time" in said
     assert f"{found.price:.1f} times slower ({found.seconds_alone:.3f} s a customer)" in said
+
+
+def test_what_training_found_by_itself_is_said(make_model):
+    model = make_model("qwen3", targets=MODULES)
+    with embeddings(model, mixed):
+        found = run_self_test(model, LocalSettings(1, 1.0, micro_batch=32), CPU)
+    tried, unused = found.batches
+    assert found.equal and tried == unused > 0
+    assert f"equal to the last bit. {unused} of {tried} sizes of batches changed a bit" in found.sentence()
 
 
 def test_a_machine_that_computes_one_customer_in_two_ways_is_refused(make_model):
@@ -90,7 +104,8 @@ def test_the_price_is_the_ratio_of_a_customer_alone_to_one_in_a_batch():
     assert "5.0 times slower (0.500 s a customer)" in SelfTest(16, 3, 1, 0.5, 0.1).sentence()
 
 
-def test_a_bank_tests_once_for_an_adapter_and_again_for_other_settings(make_model):
+def test_a_bank_tests_once_for_an_adapter_and_again_for_other_settings(make_model, monkeypatch):
+    monkeypatch.setattr(UnitEngine, "_is_exact", lambda *given: True)
     model, said = make_model("qwen3", targets=MODULES), list[str]()
     machine = MachineTest(said.append)
     settings = LocalSettings(3, 0.5, "sgd", micro_batch=32)

@@ -171,13 +171,13 @@ OPENS = {
     "doctor.py": {"fedbank.membership.health"},
     "membership_commands.py": {"fedbank.membership.health"},
     "home.py": {"fedbank.tls", "ssl"},
-    "loading.py": {"huggingface_hub"},
     "start.py": {"fedbank.supervision"},
     "adoption.py": {"subprocess"},
     "evaluation.py": {"socket"},
 }
 """Modules that could reach further than this process: Flower's routes, the members' repository, ``/health``, the
-bank's TLS; a base model that is named; the bank's own processes, one of which has its sockets taken away."""
+bank's TLS; the bank's own processes, one of which has its sockets taken away. A base model that is named is fetched by
+``fedbank.model.spec``, which sends nothing of the bank."""
 SERVES = {
     "serving/commands.py": {"fedbank.supervision"},
     "serving/development.py": {"urllib"},
