@@ -18,7 +18,7 @@ from fedbank.command_line import now as clock
 from fedbank.errors import RunError
 from fedbank.evidence.files import read_entry_lines
 from fedbank.evidence.log import EVIDENCE
-from fedbank.privacy.accounting import round_up
+from fedbank.privacy.accounting import LEAST_DELTA, round_up
 from fedbank.privacy.budget import Budget
 from fedbank.privacy.ledger import LEDGER, Ledger
 from fedbank.release.change import Change, Draft, Moved, Published, Reseated
@@ -195,6 +195,9 @@ def _privacy(home: ReleaseHome, manifest: Manifest) -> Iterator[Check]:
         yield Check("privacy", not ours, f"the release says that {bank} trained without privacy")
         return
     delta = float(said[bank]["delta"])
+    if delta < LEAST_DELTA:
+        yield Check("privacy", False, f"the release says delta {delta:g}, below {LEAST_DELTA:g} no epsilon is known")
+        return
     epsilon = Budget(None, None, delta).spent(charges, campaign).epsilon
     spent = round_up(epsilon, 4) if math.isfinite(epsilon) else epsilon
     claimed = float(said[bank]["epsilon"])

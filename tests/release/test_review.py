@@ -136,7 +136,7 @@ def test_the_policy_speaks_before_the_bank_signs(bank: MemberBank, world: World)
 
 def test_a_delta_that_is_none_is_an_error_in_words(bank: MemberBank, world: World) -> None:
     as_it_was(bank.home.home.folder)
-    with pytest.raises(Exception, match=r"Expected delta in \(0, 1\), got 2"):
+    with pytest.raises(Exception, match=r"Expected delta in the range from 1e-14 to below 1, got 2"):
         look(bank, draft_of_release(world, "spring-1", **_spent(delta="2")))
 
 

@@ -112,7 +112,7 @@ def test_while_a_bank_is_waited_for_nobody_is_left_out_for_good(make_consortium:
     c.run()
     (line,) = c.store.history.lines()
     assert (len(line.accepted), line.left_out) == (5, {})
-    assert {bank: found.asked() for bank, found in c.banks.items()} == dict.fromkeys(c.banks, [1])
+    assert {bank: found.asked() for bank, found in c.banks.items()} == {bank: [1] for bank in c.banks}
 
 
 def test_a_coordinator_that_begins_anew_after_the_decision_comes_to_the_same_end(make_consortium: Make) -> None:

@@ -78,7 +78,7 @@ def test_the_operator_reads_which_banks_refused_a_campaign() -> None:
     answers = gather(grid, invited, {"bank-2"}, 1.0, lambda: False)
     said = "node 12 (bank-2): refused [/x]; node 13 (bank-3): it failed to answer"
     with pytest.raises(RunError) as error:
-        check_quorum(answers.accepted, answers.refusals, {"bank-2", "bank-3"}, 2)
+        check_quorum(answers.accepted, {"bank-2", "bank-3"}, 2, {}, answers.refusals)
     assert said in str(error.value)
 
 
