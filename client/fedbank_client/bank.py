@@ -85,7 +85,7 @@ class Bank:
         self.name = name
         self._participation = participation
         self._plan_digest = participation.plan.digest()
-        self._data = data
+        self._data, self._data_digest = data, data.digest()
         self._get_model = model
         self._folder = folder
         self._stream_for_round = stream_for_round
@@ -185,7 +185,7 @@ class Bank:
     def _stream(self, request: RoundRequest, base_digest: str) -> RandomStream:
         if self._stream_for_round is not None:
             return self._stream_for_round(request.round)
-        return self._keys.stream(request.campaign, request.round, base_digest)
+        return self._keys.stream(request.campaign, request.round, base_digest, self._data_digest)
 
     def _charge(self, round_number: int, base_digest: str, plan: PrivacyPlan, replay_id: str | None) -> None:
         event = plan.event(self._participation.settings.num_steps)

@@ -34,6 +34,9 @@ from fedbank_client.home import TRAINING, Home, write_home
 from fedbank_client.policy import TEMPLATE
 from fedbank_client.release_home import ReleaseHome
 
+CONTINUED = "continued-by"
+"""In the folder of an earlier membership: the name of the folder in which its ledger goes on."""
+
 
 def enrol(
     folder: Path, bank: str, invitation: Invitation, now: datetime, *, earlier: Home | None = None
@@ -45,7 +48,7 @@ def enrol(
 
     Raises:
         DocumentError: the invitation is for another bank, has expired or names no usable authority.
-        RunError: ``folder`` exists, or ``earlier`` is of another bank or still a member.
+        RunError: ``folder`` exists, or ``earlier`` is of another bank, still a member, or was continued before.
     """
     if invitation.bank != bank:
         raise DocumentError(f"Expected an invitation for {bank}, got one for {invitation.bank}. Ask for your own.")
@@ -66,6 +69,7 @@ def enrol(
         policy = TEMPLATE.encode() if earlier is None else earlier.policy.read_bytes()
         write_atomic(building / home.policy.name, policy)
         if earlier is not None:
+            _hand_over(earlier, folder)
             _copy_files(earlier.folder / TRAINING, building / TRAINING)
         write_atomic(building / home.authority.name, to_pem(authority))
         write_home(home, building)
@@ -140,6 +144,20 @@ def _note(home: Home, action: str, about: str, result: str) -> None:
 
 def _pinned(home: Home) -> tuple[str, str, tuple[str, ...], PublicKey]:
     return home.bank, home.consortium, home.addresses, home.coordinator_key
+
+
+def _hand_over(earlier: Home, folder: Path) -> None:
+    """One ledger goes on in one folder: two that go on with it would spend the same budget twice."""
+    marker = earlier.folder / CONTINUED
+    try:
+        with marker.open("x") as file:
+            file.write(f"{folder.name}\n")
+    except FileExistsError:
+        raise RunError(
+            f"Expected a ledger that no folder continues yet, got that of {earlier.folder}, which "
+            f"{marker.read_text('utf-8').strip()!r} continues. Continue that folder instead. If it never came to be, "
+            f"delete {marker}."
+        ) from None
 
 
 def _copy_files(source: Path, target: Path) -> None:

@@ -2,10 +2,12 @@
 
 A key is on disk before its round is charged and destroyed when the finished update is kept. A round whose computation
 was cut off is thereby computed again with the same noise: it is the same release, charged once. What the first
-computation made never left the process, since an update leaves only after it is kept.
+computation made never left the process, since an update leaves only after it is kept. On other data it would be another
+release, whose difference from the first carries no noise: so the noise depends on the data too.
 """
 
 import hashlib
+import hmac
 from pathlib import Path
 
 from fedbank.durable import sync_folder, write_atomic
@@ -23,8 +25,10 @@ class RoundKeys:
         self._folder = folder
         self._sync = sync
 
-    def stream(self, campaign: str, round_number: int, base_digest: str) -> RandomStream:
-        """The stream of this release: a new one, or the one that a crash interrupted.
+    def stream(
+        self, campaign: str, round_number: int, base_digest: str, data_digest: bytes | None = None
+    ) -> RandomStream:
+        """The stream of this release: a new one, or the one that a crash interrupted, of other data another one.
 
         Raises:
             RunError: the key cannot be kept or read; nothing was charged.
@@ -46,7 +50,7 @@ class RoundKeys:
                 f"Expected {KEY_BYTES} bytes in {path}, got {len(key)}: the file was damaged. Delete it to train the "
                 "round again, which is charged again. Nothing was trained."
             )
-        return RandomStream.kept(key)
+        return RandomStream.kept(key if data_digest is None else hmac.digest(key, data_digest, "sha256"))
 
     def destroy(self, campaign: str, round_number: int) -> None:
         """Forget the keys of a round whose finished update is kept."""

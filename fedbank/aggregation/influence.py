@@ -13,7 +13,7 @@ RELATIVE_BOUND = 1.5
 LEAST_UPDATES = 4
 """Of fewer updates no median tells which one is the liar's: with three, one liar and one neighbour make it."""
 MAX_NOISE_RATIO = 16.0
-"""A bank's public noise counts for at most so many times the round's median: nobody earns reach by being tiny."""
+"""A bank whose public noise is more than so many times the round's median counts less: being tiny earns no reach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +34,14 @@ def relative_bounds(norms: Mapping[str, float], noise_norms: Mapping[str, float]
     ``norms`` are the L2 norms of the round's updates by bank, ``noise_norms`` what noise alone makes of them by the
     banks' public plans (absent: 0, as without privacy):
 
-        bound(b) = 1.5 · max(median norm, noise(b)),  noise(b) at most 16 · median noise
+        bound(b) = 1.5 · max(median norm, noise(b))
 
     So with equal plans nothing but the median counts. Plans differ with a bank's size, though: the noise of 60
     customers is ten times that of 6000, and public. An honest norm is √(noise² + signal²), as good as orthogonal; the
     signal is much the same at all banks and no longer than the median norm. Where the noise is longer than that median,
     the norm is at most √2 times the noise; where it is not, √2 times the median: below 1.5 either way. A bank that
-    plans with much noise makes no room for another, and nobody earns reach without end by declaring a single customer.
+    plans with much noise makes no room for another; that it earns no reach itself is the business of its weight
+    (``noise_limited``). No number that another bank declares can leave out an update that is within its own noise.
 
     The median of an even number is the lower of the two in the middle: where half of the banks send long updates
     together, it is still an honest norm, and the upper one, or the mean of both, would let them in. (Half that send
@@ -50,8 +51,22 @@ def relative_bounds(norms: Mapping[str, float], noise_norms: Mapping[str, float]
     if len(norms) < LEAST_UPDATES:
         return dict.fromkeys(norms, math.inf)
     noise = {bank: noise_norms.get(bank, 0.0) for bank in norms}
-    usual, most = _lower_median(norms.values()), MAX_NOISE_RATIO * _lower_median(noise.values())
-    return {bank: RELATIVE_BOUND * max(usual, min(noise[bank], most)) for bank in norms}
+    usual = _lower_median(norms.values())
+    return {bank: RELATIVE_BOUND * max(usual, noise[bank]) for bank in norms}
+
+
+def noise_limited(weights: Mapping[str, float], noise_norms: Mapping[str, float]) -> dict[str, float]:
+    """``weights`` of those who take part, lowered where a bank's public noise is beyond 16 times the lower median.
+
+    w'(b) = w(b) · min(1, 16 · median noise / noise(b)): such a bank moves the average by its noise no further than one
+    of that many times the median noise would. It is lowered, never left out. As they are below ``LEAST_UPDATES`` banks
+    and where the median is 0 (without privacy, or with Adam).
+    """
+    noise = {bank: noise_norms.get(bank, 0.0) for bank in weights}
+    most = MAX_NOISE_RATIO * _lower_median(noise.values()) if len(weights) >= LEAST_UPDATES else 0.0
+    if most == 0:
+        return dict(weights)
+    return {bank: weight * min(1.0, most / noise[bank]) if noise[bank] else weight for bank, weight in weights.items()}
 
 
 def capped_weights(weights: Mapping[str, float], max_share: float) -> dict[str, float]:

@@ -12,6 +12,8 @@ from fedbank.privacy.numbers import PlanNumbers
 _ROUNDING = 1e-6
 """Absolute, per parameter and step: what fp32 loses where parameters are below 8 in size."""
 _SLACK = 1.01
+_WITHOUT_PRIVACY = 1e4
+"""L2 norm of an update."""
 
 
 def update_norm_bounds(
@@ -24,14 +26,15 @@ def update_norm_bounds(
 ) -> dict[str, float]:
     """What no honest update of each bank exceeds in a round, from that bank's plan alone.
 
-    Without privacy (``None``) SGD has no such norm: infinity.
+    Without privacy (``None``) SGD has no such norm. A finite one holds all the same, far above what training does: an
+    update of 1e38 would overflow the average, and with it every round that comes after.
     """
 
     def bound(plan: PlanNumbers | None) -> float:
         if optimizer == "adam":
             return adam_norm_bound(num_parameters, num_steps, learning_rate)
         if plan is None:
-            return math.inf
+            return _WITHOUT_PRIVACY
         return sgd_norm_bound(
             num_parameters,
             num_steps,

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from fedbank.adapter.state import AdapterSpec
-from fedbank.aggregation.influence import capped_weights
+from fedbank.aggregation.influence import capped_weights, noise_limited
 from fedbank.aggregation.server_step import ServerStep
 from fedbank.errors import ConfigError
 from fedbank.membership.terms import DEFAULT_MAX_SHARE, DeadlineRule
@@ -74,7 +74,8 @@ class CampaignTerms:
 
     def weights_of(self, banks: Collection[str]) -> dict[str, float]:
         """What the update of each of ``banks`` counts in a round of exactly these: nobody above ``max_share``."""
-        return capped_weights({bank: self.weights[bank] for bank in banks}, self.max_share)
+        limited = noise_limited({bank: self.weights[bank] for bank in banks}, self.noise_norms)
+        return capped_weights(limited, self.max_share)
 
     def needed(self, num_active: int) -> int:
         """Updates that a round needs while ``num_active`` of its banks are members.

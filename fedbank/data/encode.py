@@ -1,5 +1,6 @@
 """Inquiries as token arrays, grouped by customer: compact, so that hundreds of banks fit in one process."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -37,6 +38,13 @@ class EncodedUnits:
     def num_records(self) -> int:
         """Number of records R."""
         return len(self.record_starts) - 1
+
+    def digest(self) -> bytes:
+        """SHA-256 over all of it: equal for equal customers in equal order. It must not leave the bank."""
+        sha = hashlib.sha256(b"fedbank-encoded-units/1")
+        for array in (self.tokens, self.record_starts, self.answer_offsets, self.unit_starts):
+            sha.update(len(array).to_bytes(8, "big") + np.ascontiguousarray(array).tobytes())
+        return sha.digest()
 
     def by_record(self) -> "EncodedUnits":
         """The same records, each as a unit of its own."""

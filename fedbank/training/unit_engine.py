@@ -9,7 +9,7 @@ Random tokens and a random adapter: nothing of a customer and nothing of the coo
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ from fedbank.training.per_example import RecordGroups, UnitGradients
 Unit = NDArray[np.int64]
 """The numbers of one unit's records."""
 _LORA_B_SIZE = 0.1
+_MOST_TOKENS = 4096
+"""Of one unit that are computed at once, padding included; a longer record by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,14 @@ class UnitEngine:
         One fp32 tensor (U, *shape) per parameter, in the order of ``AdaptedModel.parameters``. ``step`` is the round's
         step, which dropout masks depend on.
         """
+        if len(units) == 1 and shape.records > (most := _records_at_once(shape)):
+            parts = [units[0][first : first + most] for first in range(0, shape.records, most)]
+            grads = [self._take(data, [part], replace(shape, records=len(part)), step) for part in parts]
+            shares = [len(part) / shape.records for part in parts]
+            return [_weighted_sum(tensors, shares) for tensors in zip(*grads, strict=True)]
+        return self._take(data, units, shape, step)
+
+    def _take(self, data: EncodedUnits, units: Sequence[Unit], shape: Shape, step: int) -> list[Tensor]:
         records = [int(record) for unit in units for record in unit]
         batch = collate(data, records, [1.0 / shape.records] * len(records), self.device, shape)
         rows = tuple(row for row in range(len(units)) for _ in range(shape.records))
@@ -61,7 +71,7 @@ class UnitEngine:
 
     def together(self, shape: Shape, wanted: int) -> int:
         """How many of ``wanted`` units of ``shape`` may be computed at once: a power of two."""
-        size = 1 << wanted.bit_length() - 1
+        size = 1 << wanted.bit_length() - 1 if shape.records <= _records_at_once(shape) else 1
         while size > 1 and not self._is_exact(shape, size):
             size //= 2
         return size
@@ -91,6 +101,18 @@ def unit_engine(model: AdaptedModel, name: str, device: torch.device, mask_seed:
             stack.enter_context(record_dropout(model, masks))
         guard = stack.enter_context(padding_guard(model))
         yield UnitEngine(model, name, device, stack.enter_context(unit_gradients(model, name)), guard, masks)
+
+
+def _records_at_once(shape: Shape) -> int:
+    """Of one unit: a customer with many records must not need more memory than others, or a bank that fails tells."""
+    return max(1, _MOST_TOKENS // shape.width)
+
+
+def _weighted_sum(tensors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+    total = tensors[0] * shares[0]
+    for tensor, share in zip(tensors[1:], shares[1:], strict=True):
+        total = total + tensor * share
+    return total
 
 
 def _compare(twin: AdaptedModel, engine: UnitEngine, shape: Shape, size: int) -> bool:

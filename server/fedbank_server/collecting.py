@@ -24,6 +24,7 @@ from fedbank_server.heads import Heads
 from fedbank_server.memory import forget
 from fedbank_server.nodes import CoordinatorKeys, Nodes, Timing
 from fedbank_server.observer import Observer
+from fedbank_server.pauses import Pauses
 from fedbank_server.post import ENROL, TRAIN, Asked, Post
 from fedbank_server.postponed import Postponed
 from fedbank_server.round_store import RoundStore
@@ -59,6 +60,7 @@ class Collector:
         self._speakers = Speakers(grid)
         self._asked: dict[str, Asked] = {}
         self._postponed = Postponed()
+        self._pauses = Pauses()
         self._called: dict[str, tuple[str, CallNote]] = {}
         self._sealed_call, self._call_bytes = b"", 0
         self.bytes_down = 0
@@ -97,6 +99,7 @@ class Collector:
     def forget_round(self) -> None:
         """The round is over: what is still out of it comes late."""
         self._asked.clear()
+        self._pauses = Pauses()
         self._called, self._sealed_call = {}, b""
         forget(self._call_bytes)
 
@@ -148,7 +151,7 @@ class Collector:
         """Send the call to every bank that is there and has not been asked since its app was started."""
         for bank in sorted(self._active() - record.accepted.keys() - set(record.refusing)):
             seat, before, now = self._nodes.seat(bank), self._asked.get(bank), self._clock()
-            if seat is None or self._postponed.is_waiting(bank, seat.instance, now):
+            if seat is None or self._postponed.is_waiting(bank, seat.instance, now) or self._pauses.lasts(bank, now):
                 continue
             if before and (before.node, before.instance) == (seat.node, seat.instance) and now < before.expires:
                 continue
@@ -186,6 +189,7 @@ class Collector:
             del self._asked[asked.bank]
         if message.has_error() and message.error.code in _NOT_DELIVERED:
             self._nodes.lost(asked.bank)
+            self._pauses.lost(asked.bank, self._clock())
             return record
         if message.has_error() and message.error.code == LATER_CODE and asked.round == record.number:
             problem = self._postponed.note(asked, record.attempt, str(message.error.reason), self._clock())
@@ -237,7 +241,7 @@ class Collector:
     def _refuse(self, found: Refused, asked: Asked, record: Round) -> Round:
         """Note it in the name of the bank that was asked; only what answers this round's request rules it out."""
         refused = Refused(asked.bank, found.check, found.reason)
-        is_late = asked.round < record.number or found.check == "late"
+        is_late = asked.round < record.number
         final = not is_late and asked.bank not in record.accepted
         record = record.refuse(refused, final=final)
         if is_late:

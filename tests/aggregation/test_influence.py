@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from fedbank.aggregation.influence import capped_weights, relative_bounds
+from fedbank.aggregation.influence import capped_weights, noise_limited, relative_bounds
 from fedbank.aggregation.norms import noise_norms
 
 H = 1.0
@@ -94,10 +94,28 @@ def test_a_bank_that_plans_with_much_noise_makes_no_room_for_another() -> None:
 
 
 def test_nobody_earns_reach_without_end_by_declaring_a_single_customer() -> None:
-    """Its plan has 600 times the noise of the others; it gets 24 times their noise at most."""
+    """Its plan has 600 times the noise of the others; it moves the average like 16 times their noise at most."""
     noise = {"tiny": 1500.0, "a": 2.5, "b": 2.5, "c": 2.5}
-    bounds = relative_bounds({"tiny": 1500.0, "a": 2.5, "b": 2.5, "c": 2.5}, noise)
-    assert bounds["tiny"] == pytest.approx(1.5 * 16 * 2.5)
+    bounds = relative_bounds(dict(noise), noise)
+    weights = noise_limited(dict.fromkeys(noise, 1.0), noise)
+    assert bounds["tiny"] * weights["tiny"] == pytest.approx(1.5 * 16 * 2.5)
+    assert [weights[bank] for bank in "abc"] == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("declared", [0.0, 1e-6, 0.56, 17.0, 1e9])
+def test_no_noise_that_another_bank_declares_leaves_an_honest_one_out(declared: float) -> None:
+    """One of four says that it has a thousand million customers: two small banks stay, as without it."""
+    noise = {"small-1": 17.03, "small-2": 17.03, "large": 0.56, "liar": declared}
+    norms = {"small-1": 17.1, "small-2": 17.0, "large": 1.1, "liar": min(declared, 1.0)}
+    bounds = relative_bounds(norms, noise)
+    assert all(norms[bank] <= bounds[bank] for bank in ("small-1", "small-2", "large"))
+    assert all(weight > 0 for weight in noise_limited(dict.fromkeys(noise, 1.0), noise).values())
+
+
+def test_fewer_than_four_banks_and_rounds_without_noise_keep_their_weights() -> None:
+    weights = {"a": 1.0, "b": 2.0, "c": 3.0}
+    assert noise_limited(weights, {"a": 900.0, "b": 1.0, "c": 1.0}) == weights
+    assert noise_limited(weights | {"d": 1.0}, {}) == weights | {"d": 1.0}
 
 
 @pytest.mark.parametrize(("optimizer", "std"), [("adam", 0.03), ("sgd", 0.0)], ids=["adam", "without privacy"])

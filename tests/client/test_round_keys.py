@@ -58,3 +58,13 @@ def test_a_key_that_was_cut_or_grew_is_refused(tmp_path: Path, size: int) -> Non
     path.write_bytes(bytes(size))
     with pytest.raises(RunError, match=f"Expected 32 bytes .*got {size}"):
         keys.stream("spring", 1, BASE)
+
+
+def test_other_data_has_other_noise(tmp_path: Path) -> None:
+    """A copy of the folder that trains on other data would, with the same noise, give the difference away."""
+    keys = RoundKeys(tmp_path, sync=False)
+    draws = {data: keys.stream("spring", 1, BASE, data) for data in (b"a" * 32, b"b" * 32)}
+    assert len({stream.replay_id for stream in draws.values()}) == 2, "the ledger charges both"
+    first, second = (stream.uniform(50) for stream in draws.values())
+    assert not np.isin(first, second).any()
+    assert np.array_equal(RoundKeys(tmp_path, sync=False).stream("spring", 1, BASE, b"a" * 32).uniform(50), first)

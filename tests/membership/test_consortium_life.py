@@ -249,6 +249,10 @@ def test_a_bank_that_comes_back_brings_its_ledger(
     assert Ledger(new / TRAINING / LEDGER, "bank-a").charges() == read_ledger(old.folder / TRAINING / LEDGER).charges
     assert "max_epsilon_total: 3.0" in read_home(new).policy.read_text()
     assert read_home(new).load_signing_key().public != old.load_signing_key().public
+    words[0] = str(tmp_path / "second")
+    with pytest.raises(RunError, match=r"Expected a ledger that no folder continues yet.*'new' continues"):
+        client.init_command([*words, str(old.folder)])
+    assert not (tmp_path / "second").exists(), "two folders that go on with one ledger would spend it twice"
 
 
 def test_leaving_asks_first(

@@ -197,3 +197,20 @@ def test_what_is_tried_does_not_come_from_the_coordinator(make_model: MakeModel)
     twin = model.shared.twin(model, lambda made: None)
     assert all(tensor.any() for tensor in twin.read().values())
     assert not any(tensor.any() for tensor in model.read().values())
+
+
+def test_a_customer_with_very_many_records_is_computed_in_parts(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their memory is that of a part; their gradient is that of all records, and still theirs alone."""
+    model, data = make_model("qwen3", "AB"), make_data(50, 4)
+    lie(model, "benign")
+    many = int(np.argmax(data.records_per_unit()))
+    whole = _sum(model, data, [many], 1, "direct")
+    rows: list[int] = []
+    model.base.model.layers[0].register_forward_hook(lambda module, args, output: rows.append(len(args[0])))
+    monkeypatch.setattr(unit_engine, "_MOST_TOKENS", 100)
+    parts = _sum(model, data, [many], 1, "direct")
+    assert data.records_per_unit()[many] == 3 and max(rows) == 1
+    assert float((parts - whole).double().norm()) <= 1e-5 * float(whole.double().norm())
+    assert count_unequal(model, "direct", 4) == 0
