@@ -12,6 +12,7 @@ from flwr.clientapp import ClientApp
 from fuzz_replies import Liar, content, record
 from mutator import Mutator
 
+from fedbank.adapter.heads import CallNote
 from fedbank.adapter.state import initial_state
 from fedbank.adapter.update import COORDINATOR, RoundCall
 from fedbank.config import load_campaign, load_client, load_simulate
@@ -116,9 +117,9 @@ class LyingCoordinator:
         context = {**about, "campaign": accepted.campaign, "roster": active_members(world.coordinator).digest()}
         self._outside = Liar(COORDINATOR, about, world.key.sign, self._mutator)
         self._inside = replace(self._outside, context=context)
-        plans, masks = {"bank-a": accepted.plan_digest}, {"bank-a": world.desk.seal().mask()}
+        notes, masks = {"bank-a": CallNote(accepted.plan_digest)}, {"bank-a": world.desk.seal().mask()}
         adapter = initial_state(proposal.adapter_spec(tiny_folder()), seed=0)
-        self._call_1 = RoundCall.to_all(accepted.campaign, 1, plans, masks, adapter).to_bytes()
+        self._call_1 = RoundCall.to_all(accepted.campaign, 1, notes, masks, adapter).to_bytes()
         self._result_2 = Result(accepted.campaign, 2, adapter).to_bytes()
 
     def lie(self, kind: str) -> None:

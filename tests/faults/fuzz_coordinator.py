@@ -176,9 +176,13 @@ class LyingMembers:
         lied = len(answers.accepted) - HONEST
         self._outcomes[f"{kind} to a proposal", "accepted"] += lied
         self._outcomes[f"{kind} to a proposal", "refused"] += len(answers.refusals)
-        if lied + len(answers.refusals) != len(self._liars):
-            raise AssertionError(f"{len(self._liars)} lied, {lied} + {len(answers.refusals)} were seen")
-        check_quorum(answers.accepted, answers.refusals, set(self._names), HONEST)
+        self._outcomes[f"{kind} to a proposal", "excluded by name"] += len(answers.excluded)
+        seen = lied + len(answers.refusals) + len(answers.excluded)
+        if seen != len(self._liars):
+            raise AssertionError(f"{len(self._liars)} lied, {seen} were seen")
+        assert all(found.reason.isprintable() for found in answers.excluded.values())
+        reasons = {bank: found.reason for bank, found in answers.excluded.items()}
+        check_quorum(answers.accepted, set(self._names), HONEST, reasons, answers.refusals)
 
     def hand_out(self, kind: str) -> None:
         """The result to all; the honest ones' receipts must be there."""
