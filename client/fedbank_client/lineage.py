@@ -56,7 +56,7 @@ class Lineage:
     """The adapters of one campaign as a bank, whose training lies in ``folder``, was handed them."""
 
     def __init__(self, folder: Path, campaign: CampaignReach, *, sync: bool = True) -> None:
-        named = hashlib.sha256(campaign.campaign.encode()).hexdigest()[:16]
+        named = hashlib.sha256(campaign.campaign.encode()).hexdigest()
         self._path = folder / "adapters" / f"{named}.jsonl"
         self._campaign, self._sync = campaign, sync
 

@@ -2,7 +2,7 @@
 
 Whoever makes a release can craft it so that one customer decides whether it is better or worse than the base model.
 Whether a bank signs or adopts is seen outside, without noise. So no program of ours goes by these figures: they are
-shown to a person, who decides, and are kept in a file that is no evidence (docs/adr/0015-review-is-a-persons.md).
+shown to a person, who decides, and are kept in a file that is no evidence (docs/adr/0015-a-review-is-a-persons.md).
 """
 
 import json

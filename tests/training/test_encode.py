@@ -1,5 +1,6 @@
 """Encoding: customer text stays text, too long records lose the right part, and nothing else is lost."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -102,3 +103,17 @@ def test_a_tokenizer_without_a_chat_template(byte_tokenizer: Any) -> None:
     finally:
         byte_tokenizer.chat_template = template
     assert byte_tokenizer.decode(data.record(0)) == "Question: Why?\nAnswer: So.<|im_end|>"
+
+
+def test_the_digest_changes_with_every_part() -> None:
+    """Noise that is kept for a round belongs to these data: to a token, a boundary, an answer's place, a customer."""
+    starts = np.array([0, 3, 7, 9], np.int64)
+    data = EncodedUnits(np.arange(9, dtype=np.int32), starts, np.array([1, 2, 1], np.int32), np.array([0, 1, 3]))
+    others = [
+        replace(data, tokens=data.tokens + (np.arange(9) == 4).astype(np.int32)),
+        replace(data, record_starts=np.array([0, 4, 7, 9], np.int64)),
+        replace(data, answer_offsets=np.array([1, 1, 1], np.int32)),
+        replace(data, unit_starts=np.array([0, 2, 3])),
+    ]
+    assert len({found.digest() for found in (data, *others)}) == 5
+    assert replace(data, tokens=data.tokens.copy()).digest() == data.digest()
