@@ -21,14 +21,23 @@ class PaddingGuard:
 
     def __init__(self) -> None:
         self._padding_NT1: Tensor | None = None
+        self._last: tuple[Tensor, Tensor] | None = None
 
     def begin(self, padding_NT: Tensor) -> None:
         """``padding_NT`` is true where there is no token."""
-        self._padding_NT1 = padding_NT.unsqueeze(2)
+        self._padding_NT1, self._last = padding_NT.unsqueeze(2), None
+
+    def done(self) -> None:
+        """After the backward pass: let go of the last input."""
+        self._last = None
 
     def before(self, layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         """Forward pre-hook: the layer's input, zero at padding."""
-        return None if self._padding_NT1 is None else (args[0].masked_fill(self._padding_NT1, 0), *args[1:])
+        if self._padding_NT1 is None:
+            return None
+        if self._last is None or self._last[0] is not args[0]:  # layers side by side are given one and the same input
+            self._last = args[0], args[0].masked_fill(self._padding_NT1, 0)
+        return self._last[1], *args[1:]
 
     def after(self, layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         """Forward hook: the layer's output, whose gradient will be zero at padding."""

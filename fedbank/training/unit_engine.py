@@ -67,6 +67,7 @@ class UnitEngine:
         if self._masks is not None:
             self._masks.begin(step, records, [len(data.record(record)) for record in records])
         (record_losses(self.model.base, batch) * batch.weight_N).sum().backward()  # type: ignore[no-untyped-call]
+        self._guard.done()
         return self._gradients.take()
 
     def together(self, shape: Shape, wanted: int) -> int:
