@@ -76,7 +76,12 @@ def compute_epsilon(events: Iterable[PrivacyEvent], delta: float, relation: str 
     Raises:
         PrivacyError: ``delta`` is not from ``LEAST_DELTA`` to below 1.
     """
-    return account(events, delta, relation).epsilon
+    return _same_everywhere(account(events, delta, relation).epsilon)
+
+
+def _same_everywhere(epsilon: float) -> float:
+    """``epsilon`` rounded up to 12 digits: the last ones of a transform depend on how memory happens to be aligned."""
+    return float(f"{epsilon * (1 + 1e-11):.11e}")
 
 
 def account(events: Iterable[PrivacyEvent], delta: float, relation: str = ADD_OR_REMOVE_ONE) -> Account:
