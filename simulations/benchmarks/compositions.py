@@ -28,7 +28,6 @@ from simulations.benchmarks.reporting import argument_parser, write_lines
 CUSTOMERS, MOST_RECORDS, LONGEST = 24, 3, 48
 PLAN = PrivacyPlan.with_noise(Sampling(1.0, float(CUSTOMERS), MOST_RECORDS, 1), 1.0, 0.2, 1e-5)
 ADAPTERS = ("harmless", "padding", "cancelling", "exploding", "sinks")
-THREADS = (1, 2, 3, 4)
 CPU = torch.device("cpu")
 
 
@@ -59,9 +58,9 @@ def one_sum(model: AdaptedModel, data: EncodedUnits, units: list[int], micro_bat
     return torch.cat([tensor.flatten() for tensor in total.steps])
 
 
-def lines(compositions: int) -> Iterator[dict[str, Any]]:
+def lines(compositions: int, numbers: list[int]) -> Iterator[dict[str, Any]]:
     """All cases, ``compositions`` shared out among them."""
-    cases = list(product((("qwen2", "B"), ("qwen3", "AB")), ("direct", "opacus"), THREADS, ADAPTERS))
+    cases = list(product((("qwen2", "B"), ("qwen3", "AB")), ("direct", "opacus"), numbers, ADAPTERS))
     for number, ((kind, trainable), engine, threads, adapter) in enumerate(cases):
         torch.set_num_threads(threads)
         model = make_model(kind, trainable, "float32", 0.0, "none")
@@ -91,5 +90,6 @@ def lines(compositions: int) -> Iterator[dict[str, Any]]:
 if __name__ == "__main__":
     parser = argument_parser("compositions")
     parser.add_argument("--compositions", type=int, default=10_000)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2, 3, 4])
     chosen = parser.parse_args()
-    write_lines("compositions", lines(chosen.compositions), as_json=chosen.json)
+    write_lines("compositions", lines(chosen.compositions, chosen.threads), as_json=chosen.json)
