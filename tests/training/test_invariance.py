@@ -125,9 +125,13 @@ def test_padding_that_overflows_takes_no_record_away(make_model: MakeModel) -> N
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("checkpointing", ["none", "reentrant", "non-reentrant"])
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_what_is_not_finite_at_padding_reaches_no_gradient(make_model: MakeModel, direction: str) -> None:
+def test_what_is_not_finite_at_padding_reaches_no_gradient(
+    make_model: MakeModel, direction: str, checkpointing: str
+) -> None:
     model = make_model("qwen3", "AB", targets=("q_proj", "up_proj"))
+    enable_checkpointing(model.base, checkpointing)
     lie(model, "benign")
     data = make_data(model.base.config.vocab_size, 1)
     record = next(number for number in range(data.num_records) if len(data.record(number)) in range(20, 30))
