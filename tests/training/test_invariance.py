@@ -153,7 +153,8 @@ def test_what_is_not_finite_at_padding_reaches_no_gradient(
 
 def _poisoned_gradient(output: Tensor, poison: Callable[[Tensor], Tensor]) -> Tensor:
     output = output.view_as(output)
-    output.register_hook(poison)
+    if output.requires_grad:  # the first pass under reentrant checkpointing takes no gradient
+        output.register_hook(poison)
     return output
 
 
