@@ -81,6 +81,11 @@ class Encoder:
         self._after = self._control_tokens(after)
         self._end = [int(tokenizer.eos_token_id)]
         frame = len(self._before) + len(self._after)
+        if frame == 0:
+            raise ModelError(
+                "Expected a chat template that puts something around a question, got one that adds nothing: an answer "
+                "could begin a record, with nothing of its own before it. Use a Qwen model with its own template."
+            )
         if max_length < frame + _MIN_TEXT_TOKENS:
             raise ModelError(
                 f"Expected model.max_length of at least {frame + _MIN_TEXT_TOKENS} tokens, {frame} of which are this "

@@ -157,6 +157,7 @@ def _load_model(spec: ModelSpec, folder: VerifiedFolder) -> BaseModel:
     _check_complete(folder.source, report)
     if getattr(model.config, "model_type", None) not in _ARCHITECTURES:
         raise ModelError(_wrong_architecture(folder.source, getattr(model.config, "model_type", "unknown")))
+    _check_tied(folder.source, model)
     model.config._name_or_path = model.name_or_path = str(folder.source)
     model.requires_grad_(False)
     if spec.quantisation == "none":
@@ -173,6 +174,16 @@ def _own_memory(model: Any) -> None:
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.device.type == "cpu":
             tensor.data = tensor.data.clone()
+
+
+def _check_tied(source: Path, model: Any) -> None:
+    """Some programs use the embedding where it says so, others an output layer that the file has beside it."""
+    head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+    if model.config.tie_word_embeddings and not torch.equal(head, embedding):
+        raise ModelError(
+            f"Expected an output layer that is the embedding in the model at {source}, as tie_word_embeddings says, "
+            "got another one in the file. Copy the model again from its origin."
+        )
 
 
 def _check_complete(source: Path, report: dict[str, Any]) -> None:
@@ -198,7 +209,16 @@ def _as_model_error(folder: Path, source: Path) -> Iterator[None]:
     """Whatever a damaged folder raises, in our words, and of the folder that a person knows."""
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+    except (
+        OSError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
         raise ModelError(
             f"Expected a loadable Qwen model at {source}, got: {_first_line(error).replace(str(folder), str(source))} "
             "Check the folder against its origin."

@@ -3,7 +3,7 @@
 The digest covers what these files say; it cannot cover what they point to.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from fedbank.errors import ModelError
@@ -15,6 +15,7 @@ _LEADS_ELSEWHERE: Mapping[str, str] = {
     "configuration_files": "another configuration",
     "transformers_weights": "other weights",
     "gguf_file": "other weights",
+    "speculators_config": "another model",
     "quantization_config": "a way of quantising that FedBank does not support",
     "compression_config": "a way of quantising that FedBank does not support",
 }
@@ -49,6 +50,11 @@ _TOKENIZER = frozenset(
     }
 )
 """Beside special tokens. A tokenizer takes other settings too: a vocabulary by path is read wherever it is."""
+_ROPE = frozenset({"default", "linear", "yarn", "llama3"})
+"""Rotary embeddings that are functions of a position alone: others remember the longest text that they have seen, and
+would carry it from one customer to all that come after."""
+_ARCHITECTURES = {"qwen2": ["Qwen2ForCausalLM"], "qwen3": ["Qwen3ForCausalLM"]}
+_NORMALISERS = (None, "NFC")
 _TOKENIZER_CLASSES = ("Qwen2Tokenizer", "Qwen2TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
 _SPECIAL = ("additional_special_tokens", "extra_special_tokens", "model_specific_special_tokens")
 _KNOWN: Mapping[str, Collection[str]] = {
@@ -66,6 +72,52 @@ def check_settings(folder: Path) -> None:
     for name in _FILES:
         if (folder / name).exists():
             _check(folder / name)
+    if (folder / "config.json").exists():
+        _check_model(folder / "config.json")
+    if (folder / "tokenizer.json").exists():
+        _check_tokenizer(folder / "tokenizer.json")
+
+
+def _check_model(path: Path) -> None:
+    """One class in every program, and nothing that outlives a text."""
+    said = parse_object(read_small(path), path)
+    own = _ARCHITECTURES.get(str(said.get("model_type")))
+    named = said.get("architectures")
+    if own is not None and named not in (None, own):
+        raise ModelError(
+            f"Expected architectures {own} in {path}, got {named!r:.80}: another program would run another model. Use "
+            "a Qwen model as it was published."
+        )
+    for key in ("rope_parameters", "rope_scaling"):
+        for kind in _rope_types(said.get(key)):
+            if kind not in _ROPE:
+                raise ModelError(
+                    f"Expected {key} in {path} of the type {', '.join(sorted(_ROPE))}, got {kind!r:.80}, which may "
+                    "remember one customer's text while another's is computed. Use a model without it."
+                )
+
+
+def _rope_types(value: object) -> Iterator[object]:
+    """The types that a setting of rotary embeddings names, however deep."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key in ("rope_type", "type"):
+                yield inner
+            else:
+                yield from _rope_types(inner)
+
+
+def _check_tokenizer(path: Path) -> None:
+    """One text has one encoding, about as long as the text."""
+    said = parse_object(read_small(path), path)
+    model, normaliser = said.get("model"), said.get("normalizer")
+    kind = normaliser.get("type") if isinstance(normaliser, dict) else normaliser
+    dropout = model.get("dropout") if isinstance(model, dict) else None
+    if kind not in _NORMALISERS or dropout is not None:
+        raise ModelError(
+            f"Expected a tokenizer in {path} without dropout and with no normaliser but NFC, got dropout "
+            f"{dropout!r:.40} and {kind!r:.80}. Use a Qwen model with its own tokenizer."
+        )
 
 
 def _check(path: Path) -> None:

@@ -6,6 +6,7 @@ whatever the text; it cannot interrupt one single operation, such as repeating a
 """
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -16,6 +17,8 @@ from typing import Any
 
 from fedbank.errors import ModelError
 
+_CHANGES = re.compile(r"\b(strftime_now|random)\b")
+"""A template that says these renders by date or by chance: what was reviewed would not be what answers."""
 _TRIAL_S = 60.0
 """With the child's own start; its limit on processor time is what counts."""
 _RENDER_S = 2.0
@@ -73,6 +76,8 @@ def _limited(render: Callable[..., Any], most_s: float, *words: Any, **named: An
 
 @lru_cache(maxsize=64)
 def _check(text: str) -> None:
+    if found := _CHANGES.search(text):
+        raise ModelError(_refused(f"{found[0]}, which renders one conversation in several ways"))
     command = [sys.executable, "-m", "fedbank.model.trial"]
     content = json.dumps(text).encode("utf-8")
     try:

@@ -22,7 +22,7 @@ class RoundCheck:
     def __init__(self, model: AdaptedModel) -> None:
         """Refuse a model that could not train exactly the agreed adapter."""
         self._model = model
-        self._frozen = {name: _Mark.of(tensor) for name, tensor in _frozen(check_trainable(model)).items()}
+        self._frozen = {name: _Mark.of(tensor) for name, tensor in _frozen(model, check_trainable(model)).items()}
 
     def passed(self, change: Mapping[str, NDArray[np.float32]], last_mean_P: Sequence[Tensor]) -> None:
         """``RunError`` unless every tensor that was given a step has moved and every frozen one has not."""
@@ -33,7 +33,7 @@ class RoundCheck:
                     f"Expected training to move the adapter, got no change of {name}. The adapter is not attached to "
                     "the model that runs, or the learning rate is too small to change it; nothing was sent."
                 )
-        frozen = _frozen(named)
+        frozen = _frozen(self._model, named)
         changed = sorted(
             name for name, mark in self._frozen.items() if name not in frozen or mark.differs(frozen[name])
         )
@@ -81,5 +81,7 @@ class _Mark:
         return tensor.untyped_storage() is not self.storage or tensor._version != self.writes
 
 
-def _frozen(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in named.items() if not tensor.requires_grad}
+def _frozen(model: AdaptedModel, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Parameters that are not trained, and buffers: what a layer remembers of one customer would reach the others."""
+    frozen = {name: tensor for name, tensor in named.items() if not tensor.requires_grad}
+    return frozen | dict(model.peft_model.named_buffers())

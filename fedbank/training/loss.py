@@ -35,7 +35,7 @@ def record_losses(model: Any, batch: RecordBatch) -> Tensor:
     places = len(batch.weight_N) * batch.answers
     hidden = hidden_MD.new_zeros(places, hidden_MD.shape[1]).index_copy(0, batch.slot_M, hidden_MD)
     target = batch.target_M.new_zeros(places).index_copy(0, batch.slot_M, batch.target_M)
-    chunks = list(_chunks(hidden, target, model.config.vocab_size))
+    chunks = list(_chunks(hidden, target, model.config.vocab_size, batch.answers))
     if len(chunks) == 1:
         losses = _chunk_loss(hidden, target, model)
     else:
@@ -58,6 +58,8 @@ def _logits(model: Any, hidden: Tensor) -> Tensor:
     return logits.float()
 
 
-def _chunks(hidden: Tensor, target: Tensor, vocabulary: int) -> Any:
+def _chunks(hidden: Tensor, target: Tensor, vocabulary: int, answers: int = 1) -> Any:
+    """Of whole records with ``answers`` rows each, or of equal parts of one: batches do not say which rows meet."""
     size = max(1, _MAX_LOGITS // vocabulary)
+    size = size // answers * answers if size >= answers else 1 << size.bit_length() - 1
     return zip(torch.split(hidden, size), torch.split(target, size), strict=True)

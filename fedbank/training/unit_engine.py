@@ -31,7 +31,7 @@ Unit = NDArray[np.int64]
 """The numbers of one unit's records."""
 _LORA_B_SIZE = 0.1
 _MOST_TOKENS = 4096
-"""Of one unit that are computed at once, padding included; a longer record by itself."""
+"""That are computed at once, padding included; a longer record by itself. Memory tells nothing of how many there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,8 @@ class UnitEngine:
 
     def together(self, shape: Shape, wanted: int) -> int:
         """How many of ``wanted`` units of ``shape`` may be computed at once: a power of two."""
-        size = 1 << wanted.bit_length() - 1 if shape.records <= _records_at_once(shape) else 1
+        wanted = min(wanted, max(1, _MOST_TOKENS // (shape.records * shape.width)))
+        size = 1 << wanted.bit_length() - 1
         while size > 1 and not self._is_exact(shape, size):
             size //= 2
         return size
@@ -119,19 +120,21 @@ def _weighted_sum(tensors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
 def _compare(twin: AdaptedModel, engine: UnitEngine, shape: Shape, size: int) -> bool:
     """Whether ``size`` units of ``shape`` together have, to the bit, the gradients that each has alone.
 
-    Two random units in turns, one without padding and one with as much as the shape can have.
+    Two random units in turns, one without padding and one with as much as the shape can have; each at every place.
     """
     data, units = _random_units(shape, twin.base.config.vocab_size)
-    together = [units[place % 2] for place in range(size)]
     with unit_engine(twin, engine.name, engine.device, 0 if twin.dropout else None) as own:
         alone = [own.take(data, [unit], shape, 0) for unit in units]
-        many = own.take(data, together, shape, 0)
-    return all(
-        torch.equal(one[0], both[place])
-        for turn in (0, 1)
-        for one, both in zip(alone[turn], many, strict=True)
-        for place in range(turn, size, 2)
-    )
+        for first in (0, 1):
+            turns = [(place + first) % 2 for place in range(size)]
+            many = own.take(data, [units[turn] for turn in turns], shape, 0)
+            if not all(
+                torch.equal(alone[turn][number][0], tensor_UP[place])
+                for number, tensor_UP in enumerate(many)
+                for place, turn in enumerate(turns)
+            ):
+                return False
+    return True
 
 
 def _random_units(shape: Shape, vocabulary: int) -> tuple[EncodedUnits, list[Unit]]:

@@ -155,6 +155,8 @@ class Collector:
                 continue
             if before and (before.node, before.instance) == (seat.node, seat.instance) and now < before.expires:
                 continue
+            if before and before.round == record.number:  # it was started again, or says so: its call is lost
+                self._pauses.lost(bank, now)
             lifetime_s = self._timing.message_timeout_s
             asked = Asked(TRAIN, seat.node, now + lifetime_s, bank, record.number, seat.instance)
             self._post.send(asked, self._call(record, state, bank), lifetime_s)

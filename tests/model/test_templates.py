@@ -22,6 +22,8 @@ REFUSED = {
     "a hundred megabytes": ("{% for a in range(10**5) %}{{ 'a' * 1000 }}{% endfor %}", "characters"),
     "a file": ("{{ ''.__class__.__mro__ }}", "SecurityError"),
     "no template": ("{% for %}", "TemplateSyntaxError"),
+    "another one from next year on": ("{% if strftime_now('%Y') > '2026' %}EVIL{% endif %}", "several ways"),
+    "one by chance": ("{{ ['a', 'b'] | random }}", "several ways"),
 }
 
 

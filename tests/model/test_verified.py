@@ -88,6 +88,21 @@ def test_weights_that_the_model_does_not_use_are_refused(tmp_path: Path, expecte
         load_base_model(spec(folder))
 
 
+@pytest.mark.parametrize("factor", [1.0, -3.0])
+def test_an_output_layer_that_is_said_to_be_the_embedding_is_it(
+    tmp_path: Path, expected: dict[str, torch.Tensor], factor: float
+) -> None:
+    """Some programs would use the embedding, others what the file has: one digest, two models."""
+    folder = agreed(tmp_path / "model")
+    head = {"lm_head.weight": (factor * expected["model.embed_tokens.weight"]).contiguous()}
+    save_file({**expected, **head}, folder / "model.safetensors", metadata={"format": "pt"})
+    if factor == 1.0:
+        load_base_model(spec(folder))
+        return
+    with pytest.raises(ModelError, match="as tie_word_embeddings says, got another one"):
+        load_base_model(spec(folder))
+
+
 def test_the_folders_name_chooses_no_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """transformers takes another class of tokenizer for folders of certain names, whatever is in them."""
     agreed(tmp_path / "model")

@@ -101,6 +101,18 @@ def test_a_write_to_a_frozen_weight_stops_the_round(
         _round(model, data, Meddler(lambda: change(_parameter(model))))
 
 
+def test_what_a_layer_remembers_of_a_text_stops_the_round(make_model: MakeModel, data: EncodedUnits) -> None:
+    """Rotary embeddings of some kinds grow with the longest text so far: one customer would reach all that follow."""
+    model = make_model()
+    rotary = model.base.model.rotary_emb
+
+    def remember() -> None:
+        rotary.register_buffer("inv_freq", rotary.inv_freq / 2, persistent=False)
+
+    with pytest.raises(RunError, match=r"base model to stay as it is.*inv_freq"):
+        _round(model, data, Meddler(remember))
+
+
 def test_other_values_at_the_same_address_stop_the_round(make_model: MakeModel, data: EncodedUnits) -> None:
     """As the allocator does when the first storage was freed."""
     model = make_model()

@@ -5,6 +5,7 @@ The adapters are those of a coordinator who lies: padding that overflows, rows t
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from fedbank.data.encode import EncodedUnits
 from fedbank.model.loading import enable_checkpointing
 from fedbank.privacy.clipping import GRID_STEPS
 from fedbank.privacy.plan import PrivacyPlan, Sampling
-from fedbank.training import unit_engine
+from fedbank.training import loss, unit_engine
 from fedbank.training.batches import Shape, padded_answers, padded_width, shape_of
 from fedbank.training.clipped import clipped_sum
 from fedbank.training.local import LocalSettings
@@ -219,3 +220,38 @@ def test_a_customer_with_very_many_records_is_computed_in_parts(
     assert data.records_per_unit()[many] == 3 and max(rows) == 1
     assert float((parts - whole).double().norm()) <= 1e-5 * float(whole.double().norm())
     assert count_unequal(model, "direct", 4) == 0
+
+
+@pytest.mark.parametrize("rows", [441, 40, 17, 5])
+def test_the_output_layers_chunks_couple_nobody(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    """A last chunk of a few rows rounds otherwise than the rows of a customer alone: chunks end where records end."""
+    model = make_model("qwen3", "AB")
+    lie(model, "cancelling rows")
+    monkeypatch.setattr(loss, "_MAX_LOGITS", rows * model.base.config.vocab_size)
+    assert count_unequal(model, "direct", 4, seed=3) == 0
+
+
+def test_a_trial_sees_every_row_of_every_place(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which only the last answer row of the last customer rounds otherwise."""
+    model = make_model("qwen3", "AB")
+    lie(model, "benign")
+    honest = loss._logits
+
+    def at_the_end(base: Any, hidden: Tensor) -> Tensor:
+        logits = honest(base, hidden)
+        nudge = torch.zeros_like(logits)
+        nudge[-1, 0] = 1e-3 if len(hidden) > 16 else 0.0
+        return logits + nudge
+
+    monkeypatch.setattr(loss, "_logits", at_the_end)
+    with unit_engine.unit_engine(model, "direct", CPU, None) as engine:
+        assert engine.together(Shape(24, 16, 1), 8) == 1
+
+
+def test_no_more_tokens_are_computed_together_than_of_one_customer(make_model: MakeModel) -> None:
+    model = make_model("qwen3", "AB")
+    with unit_engine.unit_engine(model, "direct", CPU, None) as engine:
+        assert engine.together(Shape(1024, 16, 2), 64) <= 2
+        assert engine.together(Shape(4096, 16, 1), 64) == 1
