@@ -31,7 +31,7 @@ Unit = NDArray[np.int64]
 """The numbers of one unit's records."""
 _LORA_B_SIZE = 0.1
 _MOST_TOKENS = 4096
-"""That are computed at once, padding included; a longer record by itself. Memory tells nothing of how many there are."""
+"""That are computed at once, padding included; a longer record by itself. Memory tells nothing of how many came."""
 
 
 @dataclass(frozen=True, slots=True)
