@@ -10,7 +10,7 @@ import pytest
 from alliance import Alliance, wait_round
 from consortium import wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]  # the same lies are told in one process by every test run
 
 HONEST, LIAR, ROUNDS = {"bank-a", "bank-b"}, "bank-c", 6
 CAMPAIGN = (f"training.rounds={ROUNDS}", "training.local_steps=1", "training.expected_batch=16", "privacy.epsilon=3")
