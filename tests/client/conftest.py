@@ -13,12 +13,16 @@ from fedbank.data.encode import EncodedUnits
 from fedbank.privacy.budget import Budget
 from fedbank.privacy.ledger import Ledger
 from fedbank.training.local import LocalSettings
+from fedbank.training.unit_engine import unit_engine
 from fedbank_client.bank import Bank, Participation
 
 
 @pytest.fixture(scope="module")
 def model(make_model: Callable[..., AdaptedModel]) -> AdaptedModel:
-    return make_model("qwen3")
+    made = make_model("qwen3")
+    with unit_engine(made, "direct", torch.device("cpu"), None):
+        pass  # its twin is copied now, before a test hangs failures on the model
+    return made
 
 
 @pytest.fixture
