@@ -86,3 +86,8 @@ def test_a_release_is_a_function_of_the_exact_sum_plus_noise() -> None:
     (other,) = add_gaussian((shifted,), clip_norm, grid, RandomStream.derived("shift"), step=step)
     moved = (other.double() - one.double()) / grid  # fp32: right to half a point here
     assert float((moved - points).abs().max()) < 0.5
+
+
+def test_a_finite_gradient_whose_square_overflows_counts_in_full() -> None:
+    total = clip_and_sum([torch.full((1, 12), 3e38)], 1.0)
+    assert 0.999 * GRID_STEPS**2 <= _squared_steps(total) <= GRID_STEPS**2
