@@ -27,13 +27,12 @@ from fedbank.adapter.state import AdapterSpec, Tensors
 from fedbank.aggregation.norms import adam_norm_bound, sgd_norm_bound
 from fedbank.aggregation.server_step import ServerStep
 from fedbank.errors import UpdateError
+from fedbank.privacy.accounting import LEAST_DELTA
 
 CEILING = 1e6
 """Nothing may be larger, whatever the terms allow: without privacy SGD has no bound at all."""
 _SLACK, _ROUNDING = 1.01, 1e-3
 _ORTHONORMAL = 1e-3
-_LEAST_DELTA = 1e-14
-"""Of any plan: stands for a delta that every bank derives from its own size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +104,7 @@ def largest_update(
         return adam_norm_bound(num_parameters, num_steps, learning_rate)
     if epsilon is None or clip_norm is None:
         return math.inf
-    tail = -math.log(_LEAST_DELTA if delta is None else delta)
+    tail = -math.log(LEAST_DELTA if delta is None else delta)  # None: each bank derives its own
     root = epsilon / (math.sqrt(tail + epsilon) + math.sqrt(tail))
     noise = max(1.0, 1.01 * math.sqrt(num_steps * rounds / 2) / root)
     return sgd_norm_bound(

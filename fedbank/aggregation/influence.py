@@ -1,7 +1,8 @@
 """How much one bank may move the shared adapter, from public values and the round's updates only.
 
-Two rules, both pure: an update that is much longer than the round's others is left out (``relative_bounds``), and no
-bank's share of the average is above a public limit (``capped_weights``). Why: docs/adr/0014.
+Three rules, all pure: an update that is much longer than the round's others is left out (``relative_bounds``), a bank
+with far more noise than the others counts less (``noise_limited``), and no bank's share of the average is above a
+public limit (``capped_weights``). Why: docs/adr/0014.
 """
 
 import math

@@ -71,6 +71,15 @@ def make_terms(
     """What the parties of ``campaign`` agreed on."""
     rules = config.aggregation
     declared = rules.weights == "declared"
+    training = config.training
+    numbers = (
+        spec.num_trainable(),
+        training.local_steps,
+        training.optimizer,
+        training.learning_rate,
+        training.momentum,
+    )
+    plans = {name: member.plan if isinstance(member.plan, PrivacyPlan) else None for name, member in members.items()}
     return CampaignTerms(
         campaign,
         spec,
@@ -80,32 +89,6 @@ def make_terms(
         config.training.local_steps,
         {name: float(declared_size(member.data.num_units)) if declared else 1.0 for name, member in members.items()},
         {name: member.plan.digest() for name, member in members.items()},
-        norm_bounds=_norm_bounds(config, spec, members),
-        noise_norms=_noise_norms(config, spec, members),
-    )
-
-
-def _noise_norms(config: SimulateConfig, spec: AdapterSpec, members: Mapping[str, Member]) -> dict[str, float]:
-    """What noise alone makes of each bank's update."""
-    training, plans = config.training, {name: member.plan for name, member in members.items()}
-    return noise_norms(
-        spec.num_trainable(),
-        training.local_steps,
-        training.optimizer,
-        training.learning_rate,
-        training.momentum,
-        {name: noise_std(plan if isinstance(plan, PrivacyPlan) else None) for name, plan in plans.items()},
-    )
-
-
-def _norm_bounds(config: SimulateConfig, spec: AdapterSpec, members: Mapping[str, Member]) -> dict[str, float]:
-    """What no honest update of each bank exceeds."""
-    training, plans = config.training, {bank: member.plan for bank, member in members.items()}
-    return update_norm_bounds(
-        spec.num_trainable(),
-        training.local_steps,
-        training.optimizer,
-        training.learning_rate,
-        training.momentum,
-        {bank: plan if isinstance(plan, PrivacyPlan) else None for bank, plan in plans.items()},
+        norm_bounds=update_norm_bounds(*numbers, plans),
+        noise_norms=noise_norms(*numbers, {name: noise_std(plan) for name, plan in plans.items()}),
     )
